@@ -1,0 +1,11 @@
+package vfs
+
+import (
+	"errors"
+	"syscall"
+)
+
+// IsNoSpace reports that err comes from a volume or quota that is full.
+func IsNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, errQuota)
+}

@@ -1,0 +1,6 @@
+package vfs
+
+import "syscall"
+
+// errQuota is ERROR_DISK_FULL: Windows reports a full volume and a full quota alike.
+const errQuota = syscall.Errno(112)

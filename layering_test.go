@@ -1,0 +1,123 @@
+package root_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "moldau"
+
+// layers is the layering of the code base, bottom up. It is a statement of policy:
+// do not edit it to make a build pass. A package may import only packages listed
+// after its colon, and every one of those stands on an earlier line, so the table
+// cannot hold a cycle. Read upwards it is the reading order of the code. A line is
+// added with the package's first real code, never before.
+const layers = `
+internal/vfs:
+internal/config:
+internal/record:
+internal/wire:                internal/vfs
+internal/network:             internal/vfs internal/wire
+internal/storage:             internal/vfs internal/record internal/wire
+internal/metadata:            internal/wire
+internal/metastore:
+internal/controller:          internal/wire internal/metadata
+internal/cluster:             internal/wire internal/metadata internal/metastore internal/controller
+internal/partition/replica:
+internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
+internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/partition
+broker:                       *
+broker/brokertest:            *
+internal/cli:                 internal/config internal/vfs internal/record internal/wire internal/storage
+cmd/moldau:                   broker internal/cli
+`
+
+// gates names imports that only a few packages may use, and why. A key that ends in
+// /... also covers everything below it.
+var gates = map[string][]string{
+	"go.etcd.io/etcd/...":   {"internal/metastore"},                                         // one owner of consensus
+	"net/http/...":          {"broker"},                                                     // the data path never speaks HTTP
+	"syscall":               {"internal/vfs", "internal/network", "internal/cli", "broker"}, // the kernel is behind two doors
+	"golang.org/x/sys/unix": {"internal/vfs", "internal/network", "internal/cli", "broker"},
+	"log":                   {}, // log/slog only
+	"unsafe":                {}, // only where a benchmark pays for it
+}
+
+func gated(imp, gate string) bool {
+	prefix, deep := strings.CutSuffix(gate, "/...")
+	return imp == prefix || deep && strings.HasPrefix(imp, prefix+"/")
+}
+
+func TestLayering(t *testing.T) {
+	allowed := map[string][]string{}
+	var order []string
+	for line := range strings.Lines(layers) {
+		name, deps, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if !ok {
+			continue
+		}
+		allowed[name] = strings.Fields(deps)
+		for _, dep := range allowed[name] {
+			if dep != "*" && !slices.Contains(order, dep) {
+				t.Errorf("layers: %s names %s, which is not on an earlier line", name, dep)
+			}
+		}
+		order = append(order, name)
+	}
+	used := map[string]bool{}
+	seen := map[string]bool{}
+	err := filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || d.Name() == "test" || len(d.Name()) > 1 && d.Name()[0] == '.') {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		pkg := path.Dir(filepath.ToSlash(file))
+		seen[pkg] = true
+		deps, ok := allowed[pkg]
+		if !ok {
+			t.Errorf("%s: package %s has no line in layers", file, pkg)
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range f.Imports {
+			imp, _ := strconv.Unquote(spec.Path.Value)
+			if dep, ok := strings.CutPrefix(imp, module+"/"); ok {
+				used[pkg+" "+dep] = true
+				if !slices.Contains(deps, dep) && !slices.Contains(deps, "*") {
+					t.Errorf("%s: %s may not import %s", file, pkg, dep)
+				}
+			}
+			for gate, owners := range gates {
+				if gated(imp, gate) && !slices.Contains(owners, pkg) {
+					t.Errorf("%s: %s may not import %s", file, pkg, imp)
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pkg := range order {
+		for _, dep := range allowed[pkg] {
+			if seen[pkg] && seen[dep] && !used[pkg+" "+dep] {
+				t.Logf("layers: %s no longer needs %s", pkg, dep)
+			}
+		}
+	}
+}
