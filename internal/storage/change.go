@@ -1,0 +1,287 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"moldau/internal/vfs"
+)
+
+// Truncate removes the records from offset on, which becomes the log end: a follower
+// does so when its leader never had them (KIP-101). offset must be a batch boundary or
+// behind the end; in the middle of a batch the whole batch goes. The cut is durable
+// when Truncate returns, so that no later append can be mixed up with old bytes.
+func (l *Log) Truncate(offset int64) error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.writableLocked(); err != nil {
+		return err
+	}
+	v := l.view.Load()
+	if offset >= l.End() || len(v.segments) == 0 {
+		return nil
+	}
+	offset = max(offset, v.logStart)
+	i := v.find(offset)
+	s := v.segments[i]
+	pos, offset, err := l.cutPosition(s, offset)
+	if err != nil {
+		return err
+	}
+	if pos == 0 && i > 0 {
+		i--
+		pos = v.segments[i].size.Load()
+	}
+	// From here on nothing behind the cut counts, whatever becomes of the files (S2).
+	l.end.Store(&mark{offset, v.segments[i], pos})
+	if offset < l.Flushed() {
+		l.safe.Store(l.end.Load())
+	}
+	if err := l.cutFilesLocked(v, i, pos); err != nil {
+		return l.dir.fence(err)
+	}
+	return nil
+}
+
+// cutFilesLocked ends the log at byte pos of segment i and rebuilds what is derived from
+// the batches: back to a segment with a producer snapshot, and from there as recovery
+// does it. The point goes back first, because the one in force speaks of bytes that will be gone.
+func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
+	first, ps, err := l.snapshotBefore(v.segments, i)
+	if err != nil {
+		return err
+	}
+	base := v.segments[first].base
+	ps.remember(l.mu.producers, base)
+	l.mu.producers = ps
+	l.mu.epochs.cut(base)
+	l.mu.epochsGen++
+	l.epochsSaved = -1
+	l.mu.aborted = slices.DeleteFunc(l.mu.aborted, func(a AbortedTxn) bool { return a.LastOffset >= base })
+	l.mu.seals = nil
+	pt := &point{
+		logStart: v.logStart, segment: base, offset: base, maxTsMs: -1, firstTsMs: -1,
+		createdMs: v.segments[first].createdMs,
+		epochs:    slices.Clone(l.mu.epochs.entries),
+		producers: ps.encode(nil),
+	}
+	// What stays counts as flushed afterwards, so it has to be; a point names only files that
+	// are there for good.
+	for _, s := range v.segments[:i] {
+		if s.dirty {
+			if err := s.sync(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := l.dir.fs.SyncDir(l.path); err != nil {
+		return err
+	}
+	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt, true); err != nil {
+		return err
+	}
+	// From the newest file backwards: a crash in between leaves a shorter prefix.
+	for _, gone := range slices.Backward(v.segments[i+1:]) {
+		if err := l.removeSegment(gone); err != nil {
+			return err
+		}
+	}
+	s := v.segments[i]
+	f, err := s.pin()
+	if err != nil {
+		return err
+	}
+	defer s.unpin()
+	if err := errors.Join(f.Truncate(pos), f.Sync(), l.dir.fs.SyncDir(l.path)); err != nil {
+		return err
+	}
+	s.size.Store(pos)
+	l.view.Store(&view{slices.Clone(v.segments[:i+1]), v.logStart})
+	for _, s := range v.segments[first : i+1] {
+		s.idx.Lock()
+		s.idx.sparse, s.idx.sinceBytes, s.idx.maxTsMs = nil, 0, -1
+		s.idx.Unlock()
+		s.saved.offsets, s.saved.times, s.firstTsMs = 0, 0, -1
+	}
+	if err := l.scan(scanStart{first, 0, base, false}); err != nil {
+		return err
+	}
+	if got := len(l.view.Load().segments); got != i+1 {
+		return &CorruptionError{l.path, 0, fmt.Errorf("%d segments of %d are left after the truncation", got, i+1)}
+	}
+	for _, s := range v.segments[:i+1] {
+		s.dirty, s.named = false, true
+	}
+	l.safe.Store(l.end.Load())
+	l.dir.requestPoint(l)
+	return nil
+}
+
+// cutPosition is the byte position and the base offset of the batch that holds offset.
+func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error) {
+	pos, err = s.positionFor(offset)
+	if err != nil {
+		return 0, 0, err
+	}
+	f, err := s.pin()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer s.unpin()
+	pos, h, err := findBatch(f, pos, s.size.Load(), offset)
+	if err != nil {
+		return 0, 0, err
+	}
+	return pos, h.BaseOffset(), nil
+}
+
+func (l *Log) removeSegment(s *segment) error {
+	s.retire()
+	for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix, snapshotSuffix, logSuffix} {
+		if _, err := l.dir.fs.Stat(s.path(suffix)); err != nil {
+			continue
+		}
+		if err := l.dir.fs.Remove(s.path(suffix)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close flushes, writes a last point and Kafka's snapshot at the log end, and refuses
+// appends from then on. Called by Dir.Close.
+func (l *Log) close() error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if !l.refuse(ErrClosed) {
+		return nil
+	}
+	v := l.view.Load()
+	var err error
+	if len(v.segments) > 0 && l.dir.offline() == nil {
+		v.segments[len(v.segments)-1].finishIndex()
+		err = l.savePointFiles()
+		if err == nil {
+			err = l.writeEndSnapshot(v)
+		}
+	}
+	l.retire()
+	return err
+}
+
+// retire closes the segments as soon as nobody reads them; flushes end.
+func (l *Log) retire() {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
+	l.mu.Lock()
+	l.mu.retired = true
+	l.mu.Unlock()
+	for _, s := range l.view.Load().segments {
+		s.retire()
+	}
+}
+
+// refuse ends appends with cause. It reports false if something ended them before.
+func (l *Log) refuse(cause error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.mu.closed != nil {
+		return false
+	}
+	l.mu.closed = cause
+	if l.mu.flushTimer != nil {
+		l.mu.flushTimer.Stop()
+	}
+	return true
+}
+
+// writeEndSnapshot leaves the producer state at the log end for Kafka, and removes the
+// one that an earlier stop left in the middle of a segment.
+func (l *Log) writeEndSnapshot(v *view) error {
+	infos, err := l.dir.fs.ReadDir(l.path)
+	if err != nil {
+		return err
+	}
+	keep := map[string]bool{segmentFile(l.End(), snapshotSuffix): true}
+	for _, s := range v.segments {
+		keep[segmentFile(s.base, snapshotSuffix)] = true
+	}
+	for _, info := range infos {
+		if strings.HasSuffix(info.Name, snapshotSuffix) && !keep[info.Name] {
+			if err := l.dir.fs.Remove(path.Join(l.path, info.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	l.mu.Lock()
+	data := l.mu.producers.snapshot()
+	l.mu.Unlock()
+	return writeAtomic(l.dir.fs, l.path, segmentFile(l.End(), snapshotSuffix), data)
+}
+
+// Delete ends the log and removes its directory: the topic was deleted. Reads that are
+// under way finish. The directory is renamed first, so that a crash leaves Kafka's name
+// for one that is being deleted, and never half a partition.
+func (l *Log) Delete() error {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if !l.refuse(ErrClosed) {
+		return nil
+	}
+	d := l.dir
+	d.mu.Lock()
+	delete(d.mu.logs, l.key())
+	d.mu.Unlock()
+	l.retire()
+	if _, err := d.fs.Stat(l.path); err != nil {
+		return d.manifest.add(kindGone, l.key(), l.tp, nil, false)
+	}
+	gone, err := d.freeName(fmt.Sprintf("%s.%x-delete", l.path, l.id[:]))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(d.fs.Rename(l.path, gone), d.fs.SyncDir(d.path)); err != nil {
+		return err
+	}
+	if err := d.manifest.add(kindGone, l.key(), l.tp, nil, false); err != nil {
+		return err
+	}
+	return removeTree(d.fs, gone)
+}
+
+// removeTree removes a directory of plain files.
+func removeTree(fsys vfs.FS, dir string) error {
+	infos, err := fsys.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if err := fsys.Remove(path.Join(dir, info.Name)); err != nil {
+			return err
+		}
+	}
+	return fsys.Remove(dir)
+}
+
+// RemoveDeleted finishes deletions that a stop interrupted: directories with Kafka's
+// -delete suffix, which are only ever made for a topic that was deleted.
+func (d *Dir) RemoveDeleted() error {
+	infos, err := d.fs.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, info := range infos {
+		if info.IsDir && strings.HasSuffix(info.Name, "-delete") {
+			errs = append(errs, removeTree(d.fs, path.Join(d.path, info.Name)))
+		}
+	}
+	return errors.Join(errs...)
+}

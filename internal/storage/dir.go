@@ -1,0 +1,409 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+// Options says where a log dir is and how much work it may do in the background. The
+// zero value of a number means its default.
+type Options struct {
+	FS      vfs.FS
+	Path    string // the log dir
+	MetaDir string // holds the manifest and the quarantine of this log dir
+	Log     *slog.Logger
+
+	FlushWorkers     int           // logs that are synced at the same time; 32
+	OpenFiles        int           // segment files kept open without a user; 1000
+	IndexBytes       int64         // indexes of sealed segments kept in memory; 32 MiB
+	PointBytes       int64         // appended bytes after which a log gets a new point; 16 MiB
+	ProducerIDExpiry time.Duration // producer.id.expiration.ms; 24 h
+}
+
+func (o *Options) defaults() {
+	setDefault(&o.FlushWorkers, 32)
+	setDefault(&o.OpenFiles, 1000)
+	setDefault(&o.IndexBytes, 32<<20)
+	setDefault(&o.PointBytes, 16<<20)
+	setDefault(&o.ProducerIDExpiry, 24*time.Hour)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Identity is what meta.properties says of a log dir.
+type Identity struct {
+	ClusterID   string
+	NodeID      int32
+	DirectoryID wire.UUID
+}
+
+// Dir is a log dir: it owns the lock, the identity, the manifest, the logs in it and
+// their background work. All methods may be called concurrently.
+type Dir struct {
+	fs       vfs.FS
+	path     string
+	opts     Options
+	log      *slog.Logger
+	lock     io.Closer
+	identity Identity // zero until it is known
+	manifest *manifest
+	flusher  *flusher
+	pool     *descriptors
+	indexes  *indexCache
+	legacy   map[TopicPartition]int64 // Kafka's recovery points, for partitions without a point of ours
+
+	fenced atomic.Pointer[error] // why the dir is offline (S11)
+
+	mu struct {
+		sync.Mutex // guards the following; a leaf
+		logs       map[partitionKey]*Log
+		points     []*Log // want a point; each at most once
+		wanted     map[*Log]bool
+		closed     bool
+	}
+	wake chan struct{} // capacity 1: points is not empty, or closed
+	wg   sync.WaitGroup
+}
+
+// OpenDir locks the log dir, makes it if it is not there, and reads its identity and manifest. The
+// error is a *vfs.LockedError in its chain when another process has it.
+func OpenDir(o Options) (*Dir, error) {
+	o.defaults()
+	d := &Dir{fs: o.FS, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
+	d.flusher = newFlusher(o.FlushWorkers)
+	d.pool = newDescriptors(o.OpenFiles)
+	d.indexes = &indexCache{limit: o.IndexBytes}
+	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
+	for _, dir := range []string{o.Path, o.MetaDir} {
+		if err := makeDurableDir(o.FS, dir); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if d.lock, err = o.FS.Lock(path.Join(o.Path, lockFile)); err != nil {
+		return nil, err
+	}
+	if err := d.load(); err != nil {
+		return nil, errors.Join(err, d.lock.Close())
+	}
+	d.wg.Add(1)
+	go d.startPoints()
+	return d, nil
+}
+
+// makeDurableDir makes dir and its parents and syncs the names of those it made.
+func makeDurableDir(fsys vfs.FS, dir string) error {
+	var made []string
+	for p := path.Clean(dir); ; p = path.Dir(p) {
+		if _, err := fsys.Stat(p); err == nil || p == path.Dir(p) {
+			break
+		}
+		made = append(made, path.Dir(p))
+	}
+	if err := fsys.MkdirAll(dir); err != nil {
+		return err
+	}
+	for _, parent := range slices.Backward(made) {
+		if err := fsys.SyncDir(parent); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *Dir) load() error {
+	text, found, err := readFile(d.fs, path.Join(d.path, metaPropertiesFile), 64<<10)
+	if err != nil {
+		return err
+	}
+	if found {
+		if d.identity, err = parseIdentity(string(text)); err != nil {
+			return &CorruptionError{path.Join(d.path, metaPropertiesFile), 0, err}
+		}
+	}
+	if d.manifest, err = openManifest(d.fs, d.opts.MetaDir); err != nil {
+		return err
+	}
+	text, found, err = readFile(d.fs, path.Join(d.path, recoveryPointFile), 1<<28)
+	if err == nil && found {
+		if d.legacy, err = parseOffsets(string(text)); err != nil {
+			d.log.Warn("recovery points cannot be read; logs without a point of ours are scanned from their first byte",
+				"file", path.Join(d.path, recoveryPointFile), "error", err)
+			err = nil
+		}
+	}
+	return err
+}
+
+func parseIdentity(text string) (Identity, error) {
+	var id Identity
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if !ok || strings.HasPrefix(key, "#") {
+			continue
+		}
+		switch key {
+		case "version":
+			if value != "1" && value != "0" {
+				return id, fmt.Errorf("version %q is not 1", value)
+			}
+		case "cluster.id":
+			id.ClusterID = value
+		case "node.id", "broker.id":
+			n, err := strconv.ParseInt(value, 10, 32)
+			if err != nil {
+				return id, fmt.Errorf("%s %q is not a number", key, value)
+			}
+			id.NodeID = int32(n)
+		case "directory.id":
+			u, err := wire.ParseUUID(value)
+			if err != nil {
+				return id, fmt.Errorf("directory.id: %w", err)
+			}
+			id.DirectoryID = u
+		}
+	}
+	if id.ClusterID == "" {
+		return id, errors.New("it has no cluster.id")
+	}
+	return id, nil
+}
+
+// Path is the log dir's path.
+func (d *Dir) Path() string { return d.path }
+
+// Identity is what meta.properties said, or what SetIdentity wrote; known is false for a new log dir.
+func (d *Dir) Identity() (id Identity, known bool) { return d.identity, d.identity.ClusterID != "" }
+
+// SetIdentity writes meta.properties durably. Called once, before the first OpenLog.
+func (d *Dir) SetIdentity(id Identity) error {
+	text := fmt.Sprintf("#\ncluster.id=%s\ndirectory.id=%s\nnode.id=%d\nversion=1\n", id.ClusterID, id.DirectoryID, id.NodeID)
+	if err := writeAtomic(d.fs, d.path, metaPropertiesFile, []byte(text)); err != nil {
+		return err
+	}
+	d.identity = id
+	return nil
+}
+
+// Found is a partition directory that is on the disk.
+type Found struct {
+	TopicPartition
+	TopicID wire.UUID // zero if partition.metadata is missing or cannot be read
+	Path    string
+}
+
+// Scan lists the partition directories in the log dir.
+func (d *Dir) Scan() ([]Found, error) {
+	infos, err := d.fs.ReadDir(d.path)
+	if err != nil {
+		return nil, err
+	}
+	var out []Found
+	for _, info := range infos {
+		tp, ok := parseDirName(info.Name)
+		if !ok || !info.IsDir {
+			continue
+		}
+		p := path.Join(d.path, info.Name)
+		id, err := d.topicID(p)
+		if err != nil {
+			d.log.Warn("topic id of a partition directory cannot be read", "dir", p, "error", err)
+		}
+		out = append(out, Found{tp, id, p})
+	}
+	return out, nil
+}
+
+// topicID reads partition.metadata; the zero id if the file is not there.
+func (d *Dir) topicID(dir string) (wire.UUID, error) {
+	name := path.Join(dir, partitionMetadataFile)
+	text, found, err := readFile(d.fs, name, 4<<10)
+	if err != nil || !found {
+		return wire.UUID{}, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), "topic_id: "); ok {
+			id, err := wire.ParseUUID(v)
+			if err != nil {
+				return id, &CorruptionError{name, 0, err}
+			}
+			return id, nil
+		}
+	}
+	return wire.UUID{}, &CorruptionError{name, 0, errors.New("it has no topic_id")}
+}
+
+// Space is the room on the volume of the log dir.
+func (d *Dir) Space() (vfs.Space, error) { return d.fs.Space(d.path) }
+
+// Err says why the log dir is offline, or nil.
+func (d *Dir) Err() error { return d.offline() }
+
+func (d *Dir) offline() error {
+	if p := d.fenced.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// fence takes the log dir offline for good: after a failed write or sync nobody knows
+// what the files hold, and asking again would only hide it (S11).
+func (d *Dir) fence(cause error) error {
+	err := fmt.Errorf("%s: %w after: %w", d.path, ErrOffline, cause)
+	if d.fenced.CompareAndSwap(nil, &err) {
+		d.log.Error("log dir is offline: a write or sync failed; repair or replace the disk and restart the broker",
+			"dir", d.path, "error", cause)
+	}
+	return d.offline()
+}
+
+// failed turns an I/O error of an append into what the appender gets. A full volume is
+// retriable and fences nothing: the bytes behind the log end do not count.
+func (d *Dir) failed(cause error) error {
+	if vfs.IsNoSpace(cause) {
+		return fmt.Errorf("%s: %w: %w", d.path, ErrNoSpace, cause)
+	}
+	return d.fence(cause)
+}
+
+func (d *Dir) newSegment(dir string, base int64) *segment {
+	s := &segment{fs: d.fs, dir: dir, base: base, pool: d.pool, indexes: d.indexes, firstTsMs: -1}
+	s.idx.maxTsMs = -1
+	return s
+}
+
+// requestPoint asks for a new point of l. The set is bounded by the number of logs.
+func (d *Dir) requestPoint(l *Log) {
+	d.mu.Lock()
+	if !d.mu.wanted[l] {
+		d.mu.wanted[l] = true
+		d.mu.points = append(d.mu.points, l)
+	}
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// startPoints writes the points that were asked for, one log after the other.
+func (d *Dir) startPoints() {
+	defer d.wg.Done()
+	for range d.wake {
+		for {
+			d.mu.Lock()
+			if d.mu.closed {
+				d.mu.Unlock()
+				return
+			}
+			if len(d.mu.points) == 0 {
+				d.mu.Unlock()
+				break
+			}
+			l := d.mu.points[0]
+			d.mu.points = d.mu.points[1:]
+			delete(d.mu.wanted, l)
+			d.mu.Unlock()
+			if err := l.savePoint(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrOffline) {
+				d.log.Warn("the recovery point of a log could not be written; a restart reads more of it",
+					"partition", l.tp.String(), "error", err)
+			}
+		}
+	}
+}
+
+// Close writes a point for every log, so that the next start reads no batches, and
+// Kafka's own files, and lets go of the lock. Logs are closed with it.
+func (d *Dir) Close() error {
+	d.mu.Lock()
+	if d.mu.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.mu.closed = true
+	logs := make([]*Log, 0, len(d.mu.logs))
+	for _, l := range d.mu.logs {
+		logs = append(logs, l)
+	}
+	d.mu.Unlock()
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+	d.wg.Wait()
+	slices.SortFunc(logs, func(a, b *Log) int { return strings.Compare(a.path, b.path) })
+	var errs []error
+	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}
+	for _, l := range logs {
+		if err := l.close(); err != nil {
+			errs = append(errs, err)
+		}
+		if len(l.view.Load().segments) > 0 {
+			recovery[l.tp], starts[l.tp] = l.Flushed(), l.Start()
+		}
+	}
+	d.flusher.close()
+	if d.offline() == nil && len(errs) == 0 {
+		errs = append(errs,
+			writeAtomic(d.fs, d.path, recoveryPointFile, encodeOffsets(recovery)),
+			writeAtomic(d.fs, d.path, logStartFile, encodeOffsets(starts)),
+			writeAtomic(d.fs, d.path, cleanShutdownFile, []byte("{\"version\":0,\"brokerEpoch\":-1}")))
+	}
+	errs = append(errs, d.manifest.close(), d.lock.Close())
+	return errors.Join(errs...)
+}
+
+// WriteHighWatermarks writes Kafka's replication-offset-checkpoint. It is a hint.
+func (d *Dir) WriteHighWatermarks(hw map[TopicPartition]int64) error {
+	return writeAtomic(d.fs, d.path, replicationFile, encodeOffsets(hw))
+}
+
+// setAside moves a file or directory into the quarantine and returns its new path.
+func (d *Dir) setAside(name, as string) (string, error) {
+	dir := path.Join(d.opts.MetaDir, "quarantine")
+	if err := makeDurableDir(d.fs, dir); err != nil {
+		return "", err
+	}
+	to, err := d.freeName(path.Join(dir, as))
+	if err != nil {
+		return "", err
+	}
+	if err := d.fs.Rename(name, to); err != nil {
+		return "", err
+	}
+	return to, errors.Join(d.fs.SyncDir(dir), d.fs.SyncDir(path.Dir(name)))
+}
+
+// freeName returns name, or name with the first number behind it that is not taken.
+func (d *Dir) freeName(name string) (string, error) {
+	for i := 0; i < 1_000_000; i++ {
+		to := name
+		if i > 0 {
+			to = fmt.Sprintf("%s.%d", name, i)
+		}
+		if _, err := d.fs.Stat(to); err != nil {
+			return to, nil
+		}
+	}
+	return "", fmt.Errorf("%s: every name is taken; look into the quarantine and move its files away", name)
+}

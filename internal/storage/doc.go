@@ -1,0 +1,42 @@
+// Package storage keeps partitions as segmented, append-only logs in Kafka's own
+// file formats, and alone knows which of their bytes are durable. Its door is Dir
+// (a log dir: identity, lock, background work) and Log (one partition: Append,
+// Read, RequestFlush, Truncate, lookups).
+//
+// # Invariants
+//
+// The numbers are used in the code and in the model test.
+//
+//	S1  Offsets are dense per batch: a batch begins where the one before ended, and
+//	    an offset, once readable below Flushed, never changes its bytes.
+//	S2  logStart <= flushed <= logEnd. Flushed only falls in Truncate.
+//	S3  Whatever lies below Flushed survives a power loss: the bytes, the names of the
+//	    files and directories that hold them, and the fact that there is data.
+//	S4  After recovery the log is a prefix of what was appended, and holds at least
+//	    everything below the Flushed that was ever reported.
+//	S5  Leader epochs never fall with the offset, and the epoch cache equals what the
+//	    batches say (plus at most one entry at the log end).
+//	S6  The producer state is the fold of the batches: after recovery it gives the same
+//	    verdict on the next batch, and knows the same five batches, as before.
+//	S7  An index lookup finds the batch that a scan from the first byte finds.
+//	S8  A read plan stays readable until it is released, whatever happens to the log.
+//	S9  A partition whose data was recorded and whose directory is gone is offline; it
+//	    never becomes an empty log.
+//	S10 Recovery removes nothing: torn tails and foreign files are set aside first.
+//	S11 After a failed write or sync the log dir is fenced: it acknowledges nothing more.
+//
+// # Files
+//
+// In a log dir there is what Kafka puts there. Ours is one file more, the manifest
+// (see manifest.go), which lives in the metadata directory together with the
+// quarantine. It says which partitions have data and, per partition, how far the
+// files were synced and what the producer state was there, so that recovery reads
+// only the bytes behind that point.
+//
+// # Concurrency
+//
+// One mutex per Log orders appends, rolls and truncation. Readers take no lock that
+// an append holds over I/O: they read an immutable list of segments and atomic marks.
+// Nothing waits for a flush here: RequestFlush only asks, Flushed tells, and the
+// Flushed hook given to OpenLog is called from the flusher.
+package storage

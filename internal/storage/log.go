@@ -1,0 +1,513 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path"
+	"slices"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+// LogConfig is what a log obeys. The zero value of a field means no limit where that
+// makes sense; broker fills every field from the topic's configuration.
+type LogConfig struct {
+	SegmentBytes       int64         // segment.bytes
+	SegmentAge         time.Duration // segment.ms less the jitter of this log
+	IndexIntervalBytes int64         // index.interval.bytes
+	SegmentIndexBytes  int64         // segment.index.bytes
+	FlushMessages      int64         // flush.messages; MaxInt64: no policy
+	FlushInterval      time.Duration // flush.ms; 0: no policy
+	MaxInflatedBytes   int64         // bound for one batch's records once inflated
+}
+
+// FlushPolicy reports whether the log's records count as stable only when flushed.
+func (c LogConfig) FlushPolicy() bool { return c.FlushMessages < math.MaxInt64 || c.FlushInterval > 0 }
+
+// view is what readers see of a log's files. Immutable.
+type view struct {
+	segments []*segment // ascending base offset, never empty once there is data
+	logStart int64
+}
+
+// mark is a place in a log: the batch that begins at offset stands, or will stand, at
+// byte pos of seg. Immutable. seg is nil while the log has no data.
+type mark struct {
+	offset int64
+	seg    *segment
+	pos    int64
+}
+
+// sealing is a rolled segment whose index and snapshot are not written yet.
+type sealing struct {
+	seg      *segment
+	next     int64  // base offset of the segment that followed
+	snapshot []byte // producer state at next, in Kafka's form
+}
+
+// Log is one partition's log. All methods may be called concurrently.
+type Log struct {
+	tp      TopicPartition
+	id      wire.UUID
+	dir     *Dir
+	path    string
+	flushed func() // called after Flushed rose, without locks
+
+	view atomic.Pointer[view]
+	end  atomic.Pointer[mark] // log end (S2)
+	safe atomic.Pointer[mark] // flushed: below it everything is durable (S3)
+
+	// syncing makes flushes of this log follow each other and excludes truncation, so that a
+	// flush never counts for bytes that were cut; held over sync. Order: files, syncing, mu.
+	syncing sync.Mutex
+	// files excludes the slow changes to the log's files from each other: points,
+	// truncation, deletion, close; held over I/O.
+	files sync.Mutex
+
+	flushState flushState // owned by flusher
+
+	mu struct {
+		sync.Mutex // orders appends, rolls and truncation; guards the following. Appends hold it over write, never over sync, but for the first append of a log
+		cfg        LogConfig
+		epochs     epochs
+		producers  *producers
+		aborted    []AbortedTxn // the transaction index of all segments, by LastOffset
+		seals      []sealing
+		closed     error       // why appends are refused
+		present    bool        // directory and manifest entry are durable (S9)
+		retired    bool        // the segments' files may be gone
+		sincePoint int64       // bytes appended since the last point
+		flushTimer *time.Timer // runs RequestFlush for flush.ms
+		timerSet   bool
+		epochsGen  int64 // counts changes of epochs
+	}
+	epochsSaved int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
+}
+
+// AppendOptions says how to append a batch.
+type AppendOptions struct {
+	LeaderEpoch int32
+	NowMs       int64 // wall clock, for segment.ms
+}
+
+// Appended is the place a batch got.
+type Appended struct {
+	BaseOffset, LastOffset int64
+	LogStart               int64
+	Duplicate              bool  // the batch was there already: these are its offsets
+	MaxTimestampMs         int64 // of the batch that is in the log
+}
+
+// Partition is the partition's name.
+func (l *Log) Partition() TopicPartition { return l.tp }
+
+// Path is the partition's directory; it may not exist while the log has no data.
+func (l *Log) Path() string { return l.path }
+
+// End is the offset that the next record gets.
+func (l *Log) End() int64 { return l.end.Load().offset }
+
+// Flushed is the offset below which everything survives a power loss (S3).
+func (l *Log) Flushed() int64 { return l.safe.Load().offset }
+
+// Start is the first offset that may be read.
+func (l *Log) Start() int64 { return l.view.Load().logStart }
+
+// Config returns the configuration in force.
+func (l *Log) Config() LogConfig {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.cfg
+}
+
+// SetConfig changes the configuration for what follows.
+func (l *Log) SetConfig(cfg LogConfig) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.cfg = cfg
+}
+
+// SizeBytes is the sum of the segments' bytes.
+func (l *Log) SizeBytes() int64 {
+	var n int64
+	for _, s := range l.view.Load().segments {
+		n += s.size.Load()
+	}
+	return n
+}
+
+// Segments is the number of segments.
+func (l *Log) Segments() int { return len(l.view.Load().segments) }
+
+// Append gives b the next offsets and the leader epoch, in place, and writes it. The
+// batch was validated by the caller; its bytes are not kept. A batch of an idempotent
+// producer is checked against the producer state: a duplicate is not written again and
+// its first place is returned. Errors: ErrOutOfOrder, ErrProducerFenced, ErrTxnState,
+// ErrTooLarge, ErrStaleEpoch, ErrNoSpace, ErrOffline, ErrClosed. After an error nothing of b is
+// in the log. The record is readable at once up to End and durable when Flushed passed it.
+func (l *Log) Append(b record.Batch, o AppendOptions) (Appended, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.writableLocked(); err != nil {
+		return Appended{}, err
+	}
+	if !b.Control() {
+		dup, isDup, err := l.mu.producers.check(b)
+		if err != nil {
+			return Appended{}, fmt.Errorf("%v: %w", l.tp, err)
+		}
+		if isDup {
+			return Appended{dup.firstOffset(), dup.lastOffset, l.view.Load().logStart, true, dup.tsMs}, nil
+		}
+	}
+	if int64(b.Size()) > l.mu.cfg.SegmentBytes {
+		return Appended{}, fmt.Errorf("%v: batch of %d bytes, segment.bytes is %d: %w", l.tp, b.Size(), l.mu.cfg.SegmentBytes, ErrTooLarge)
+	}
+	if last := l.mu.epochs.latest(); o.LeaderEpoch < last {
+		return Appended{}, fmt.Errorf("%v: append with leader epoch %d, the log has %d: %w", l.tp, o.LeaderEpoch, last, ErrStaleEpoch)
+	}
+	base := l.End()
+	b.SetBaseOffset(base)
+	b.SetLeaderEpoch(o.LeaderEpoch)
+	seg, err := l.activeLocked(b, o.NowMs)
+	if err != nil {
+		return Appended{}, err
+	}
+	pos := seg.size.Load()
+	if err := l.writeLocked(seg, b, pos); err != nil {
+		return Appended{}, err
+	}
+	l.foldLocked(seg, b, pos, o.NowMs)
+	l.armFlushLocked()
+	return Appended{base, b.LastOffset(), l.view.Load().logStart, false, b.MaxTimestampMs()}, nil
+}
+
+// writableLocked says why nothing may be appended, or nil.
+func (l *Log) writableLocked() error {
+	if l.mu.closed != nil {
+		return fmt.Errorf("%v: %w", l.tp, l.mu.closed)
+	}
+	return l.dir.offline()
+}
+
+// writeLocked writes b at pos. A failure leaves the log as it was: bytes behind the
+// log end do not count, and the next append overwrites them.
+func (l *Log) writeLocked(seg *segment, b record.Batch, pos int64) error {
+	f, err := seg.pin()
+	if err != nil {
+		return l.dir.failed(err)
+	}
+	defer seg.unpin()
+	if _, err := f.WriteAt(b, pos); err != nil {
+		return l.dir.failed(err)
+	}
+	return nil
+}
+
+// foldLocked makes a batch that stands in seg at pos part of the log's state.
+func (l *Log) foldLocked(seg *segment, b record.Batch, pos, nowMs int64) {
+	l.foldBatchLocked(seg, b, pos, nowMs)
+	seg.dirty = true
+	seg.size.Store(pos + int64(b.Size()))
+	l.mu.sincePoint += int64(b.Size())
+	l.end.Store(&mark{b.NextOffset(), seg, pos + int64(b.Size())})
+	if l.mu.sincePoint >= l.dir.opts.PointBytes {
+		l.dir.requestPoint(l)
+	}
+}
+
+// foldBatchLocked is the part that recovery shares: index, epochs, producers,
+// transaction index.
+func (l *Log) foldBatchLocked(seg *segment, b record.Batch, pos, nowMs int64) {
+	if seg.firstTsMs < 0 {
+		seg.firstTsMs = b.MaxTimestampMs()
+	}
+	seg.noteBatch(b, pos, l.mu.cfg.IndexIntervalBytes)
+	changed, err := l.mu.epochs.assign(b.LeaderEpoch(), b.BaseOffset())
+	if err != nil {
+		panic(fmt.Sprintf("BUG: %v: batch at %d was let in with an older epoch: %v", l.tp, b.BaseOffset(), err))
+	}
+	if changed {
+		l.mu.epochsGen++
+	}
+	if aborted, ok := l.mu.producers.apply(b, nowMs); ok {
+		aborted.LastStableOffset = l.mu.producers.lastStable(b.NextOffset())
+		l.mu.aborted = append(l.mu.aborted, aborted)
+	}
+}
+
+// activeLocked returns the segment that b goes to: the last one, or a new one if there
+// is none or the last one is full or old.
+func (l *Log) activeLocked(b record.Batch, nowMs int64) (*segment, error) {
+	v := l.view.Load()
+	if len(v.segments) == 0 {
+		if err := l.makePresentLocked(); err != nil {
+			return nil, err
+		}
+		return l.rollLocked(nowMs)
+	}
+	seg := v.segments[len(v.segments)-1]
+	if l.fullLocked(seg, b, nowMs) {
+		return l.rollLocked(nowMs)
+	}
+	return seg, nil
+}
+
+func (l *Log) fullLocked(seg *segment, b record.Batch, nowMs int64) bool {
+	cfg, size := l.mu.cfg, seg.size.Load()
+	if size == 0 {
+		return false
+	}
+	if size+int64(b.Size()) > cfg.SegmentBytes || b.LastOffset()-seg.base > math.MaxInt32 {
+		return true
+	}
+	if cfg.SegmentAge > 0 {
+		since := nowMs - seg.createdMs
+		if seg.firstTsMs >= 0 && b.MaxTimestampMs() >= 0 {
+			since = b.MaxTimestampMs() - seg.firstTsMs
+		}
+		if since > cfg.SegmentAge.Milliseconds() {
+			return true
+		}
+	}
+	seg.idx.Lock()
+	defer seg.idx.Unlock()
+	return cfg.SegmentIndexBytes > 0 &&
+		(int64(len(seg.idx.sparse.offsets)+1)*offsetEntryBytes > cfg.SegmentIndexBytes ||
+			int64(len(seg.idx.sparse.times)+2)*timeEntryBytes > cfg.SegmentIndexBytes)
+}
+
+// makePresentLocked makes the partition's directory and records durably that there is
+// data, before the first batch can be acknowledged (S9). Only the first append of a
+// partition comes here; it holds mu over sync because there is nothing to append to before.
+func (l *Log) makePresentLocked() error {
+	if l.mu.present {
+		return nil
+	}
+	fsys := l.dir.fs
+	err := func() error {
+		if err := fsys.MkdirAll(l.path); err != nil {
+			return err
+		}
+		meta := fmt.Sprintf("version: 0\ntopic_id: %s", l.id)
+		if err := writeAtomic(fsys, l.path, partitionMetadataFile, []byte(meta)); err != nil {
+			return err
+		}
+		if err := fsys.SyncDir(l.dir.path); err != nil {
+			return err
+		}
+		return l.dir.manifest.add(kindPresent, l.key(), l.tp, nil, true) // protection: has data
+	}()
+	if err != nil {
+		return l.dir.failed(err)
+	}
+	l.mu.present = true
+	return nil
+}
+
+func (l *Log) key() partitionKey { return partitionKey{l.id, l.tp.Partition} }
+
+// rollLocked begins a new segment at the log end. The name becomes durable with the
+// next flush, before any record in it counts as flushed.
+func (l *Log) rollLocked(nowMs int64) (*segment, error) {
+	v, base := l.view.Load(), l.End()
+	seg := l.dir.newSegment(l.path, base)
+	seg.createdMs = nowMs
+	f, err := l.dir.fs.Open(seg.path(logSuffix), vfs.Create)
+	if err != nil {
+		return nil, l.dir.failed(err)
+	}
+	// A file that is there already is one that a crash left before its name counted.
+	if err := errors.Join(f.Truncate(0), f.Close()); err != nil {
+		return nil, l.dir.failed(err)
+	}
+	seg.idx.sparse = &sparse{}
+	if n := len(v.segments); n > 0 {
+		old := v.segments[n-1]
+		old.finishIndex()
+		l.mu.seals = append(l.mu.seals, sealing{old, base, l.mu.producers.snapshot()})
+		l.dir.requestPoint(l)
+	}
+	l.view.Store(&view{append(slices.Clone(v.segments), seg), v.logStart})
+	return seg, nil
+}
+
+// finishIndex adds the last time entry, as Kafka does when a segment becomes inactive.
+func (s *segment) finishIndex() {
+	s.idx.Lock()
+	defer s.idx.Unlock()
+	if s.idx.maxTsMs >= 0 {
+		s.idx.sparse.addTime(s.idx.maxTsMs, uint32(s.idx.maxTsOffset-s.base))
+	}
+}
+
+// armFlushLocked asks for a flush where flush.messages or flush.ms call for one. They
+// are upper bounds: whoever waits for the records asks at once by RequestFlush.
+func (l *Log) armFlushLocked() {
+	cfg := l.mu.cfg
+	if !cfg.FlushPolicy() {
+		return
+	}
+	if l.End()-l.Flushed() >= cfg.FlushMessages {
+		l.dir.flusher.request(l)
+		return
+	}
+	if l.mu.timerSet {
+		return
+	}
+	wait := cfg.FlushInterval
+	if wait <= 0 {
+		wait = time.Second // only a number is set: a second at the latest
+	}
+	l.mu.timerSet = true
+	if l.mu.flushTimer == nil {
+		l.mu.flushTimer = time.AfterFunc(wait, func() { l.dir.flusher.request(l) })
+	} else {
+		l.mu.flushTimer.Reset(wait)
+	}
+}
+
+// RequestFlush asks that everything below upTo become durable, and returns at once.
+// The hook given to OpenLog is called when Flushed has risen.
+func (l *Log) RequestFlush(upTo int64) {
+	if l.Flushed() < upTo {
+		l.dir.flusher.request(l)
+	}
+}
+
+// flush syncs what was appended until now. Called by the flusher, by points and by Close.
+func (l *Log) flush() error {
+	l.syncing.Lock()
+	defer l.syncing.Unlock()
+	l.mu.Lock()
+	if l.mu.retired {
+		l.mu.Unlock()
+		return ErrClosed
+	}
+	target := l.end.Load()
+	l.mu.timerSet = false
+	var dirty []*segment
+	named := true
+	for _, s := range l.view.Load().segments {
+		if s.dirty {
+			s.dirty = false
+			dirty = append(dirty, s)
+		}
+		named = named && s.named
+	}
+	l.mu.Unlock()
+	if err := l.dir.offline(); err != nil {
+		return err
+	}
+	for _, s := range dirty {
+		if err := s.sync(); err != nil {
+			return l.dir.fence(err)
+		}
+	}
+	if !named {
+		if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: directory sync
+			return l.dir.fence(err)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !named {
+		for _, s := range l.view.Load().segments {
+			s.named = s.named || s.base <= target.seg.base
+		}
+	}
+	if l.Flushed() < target.offset {
+		l.safe.Store(target)
+	}
+	return nil
+}
+
+func (s *segment) sync() error {
+	f, err := s.pin()
+	if err != nil {
+		return err
+	}
+	defer s.unpin()
+	return f.Sync() // protection: file sync
+}
+
+// EndForEpoch answers OffsetForLeaderEpoch (KIP-101, KIP-279): the largest epoch <=
+// epoch that the log knows, and where it ended; (-1, -1) if epoch is newer than all.
+func (l *Log) EndForEpoch(epoch int32) (int32, int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.epochs.endFor(epoch, l.End())
+}
+
+// EpochAt is the leader epoch of the record at offset, or -1.
+func (l *Log) EpochAt(offset int64) int32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.epochs.at(offset)
+}
+
+// LatestEpoch is the newest leader epoch in the log, or -1.
+func (l *Log) LatestEpoch() int32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.epochs.latest()
+}
+
+// Epochs is a copy of the leader epoch cache.
+func (l *Log) Epochs() []EpochEntry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.mu.epochs.entries)
+}
+
+// LastStable is the first offset that a read_committed reader may not pass, given the
+// high watermark.
+func (l *Log) LastStable(highWatermark int64) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mu.producers.lastStable(highWatermark)
+}
+
+// Aborted lists the aborted transactions that overlap [from, upTo), as a
+// read_committed fetch must report them, in the order of their markers.
+func (l *Log) Aborted(from, upTo int64) []AbortedTxn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []AbortedTxn
+	i := sort.Search(len(l.mu.aborted), func(i int) bool { return l.mu.aborted[i].LastOffset >= from })
+	for _, a := range l.mu.aborted[i:] {
+		if a.FirstOffset < upTo {
+			out = append(out, a)
+		}
+		if a.LastStableOffset >= upTo {
+			break
+		}
+	}
+	return out
+}
+
+// Producers is the number of producer ids that the log knows.
+func (l *Log) Producers() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.mu.producers.byID)
+}
+
+// partitionMetadataFile holds the topic id, as in Kafka.
+const partitionMetadataFile = "partition.metadata"
+
+func (d *Dir) partitionPath(tp TopicPartition) string { return path.Join(d.path, tp.String()) }
+
+// Err says why the log takes no more appends: closed, deleted, or its log dir is offline.
+func (l *Log) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.writableLocked()
+}

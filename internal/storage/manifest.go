@@ -1,0 +1,271 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path"
+	"slices"
+	"sync"
+
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+// The manifest is an append-only file of records about partitions:
+//
+//	length u32 | crc32c of what follows u32 | kind u8 | topic id 16 | partition varint | topic | body
+//
+// kind 1, present: the partition has data (S9). It is synced before the first
+// acknowledgement. kind 2, point: how far the partition's files were synced, and the
+// state of leader epochs and producers there; written only after those syncs, so a
+// point is never wrong. kind 3, gone: the partition was deleted.
+// The last record of a kind counts. A torn tail ends the file; it is rewritten by
+// writeAtomic when it has grown to several times of what is alive.
+const (
+	manifestFile = "manifest"
+	kindPresent  = 1
+	kindPoint    = 2
+	kindGone     = 3
+
+	manifestFrameBytes = 8
+	manifestSlackBytes = 1 << 20
+	manifestMaxBytes   = 1 << 30
+)
+
+// partitionKey identifies one life of a partition: a topic created anew under the same
+// name has another id.
+type partitionKey struct {
+	topicID   wire.UUID
+	partition int32
+}
+
+// point is a place in a log up to which recovery need not read.
+type point struct {
+	logStart    int64
+	segment     int64 // base offset
+	pos         int64 // byte position in that segment, synced
+	offset      int64 // of the batch that will stand at pos
+	offsetsLen  int64 // entries of the segment's .index that are synced
+	timesLen    int64
+	txnsLen     int64 // entries of the segment's .txnindex that are synced
+	sinceIndex  int64 // bytes appended since the last index entry
+	maxTsMs     int64 // of the segment so far, -1 if none
+	maxTsOffset int64
+	firstTsMs   int64 // of the segment's first batch, for segment.ms
+	createdMs   int64
+	epochs      []EpochEntry
+	producers   []byte // producers.encode
+}
+
+type manifestEntry struct {
+	tp      TopicPartition
+	present bool
+	point   *point
+}
+
+// manifest owns the file. Safe for concurrent use.
+type manifest struct {
+	fs  vfs.FS
+	dir string
+
+	mu struct {
+		sync.Mutex // guards the following; held over appends to the file and its syncs
+		file       vfs.File
+		size       int64
+		live       int64 // bytes of the records that count
+		entries    map[partitionKey]*manifestEntry
+		broken     error // a failed write or sync: nothing is added any more
+	}
+}
+
+func openManifest(fsys vfs.FS, dir string) (*manifest, error) {
+	m := &manifest{fs: fsys, dir: dir}
+	m.mu.entries = map[partitionKey]*manifestEntry{}
+	data, found, err := readFile(fsys, path.Join(dir, manifestFile), manifestMaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		for len(data) >= manifestFrameBytes {
+			n := int64(binary.BigEndian.Uint32(data))
+			if n == 0 || n > int64(len(data)-manifestFrameBytes) {
+				break // zeros are what a lost write leaves, and their checksum would fit
+			}
+			body := data[manifestFrameBytes : manifestFrameBytes+n]
+			if binary.BigEndian.Uint32(data[4:]) != crc32.Checksum(body, castagnoli) {
+				break
+			}
+			if err := m.apply(body); err != nil {
+				return nil, fmt.Errorf("%s: %w: %w", path.Join(dir, manifestFile), ErrUnknownManifest, err)
+			}
+			data = data[manifestFrameBytes+n:]
+		}
+	}
+	return m, m.rewriteLocked()
+}
+
+func (m *manifest) apply(body []byte) error {
+	r := &reader{p: body}
+	kind := r.bytes(1)
+	id := r.bytes(16)
+	p := r.varint()
+	topic := string(r.bytes(int(r.uvarint())))
+	if r.err != nil {
+		return r.err
+	}
+	key := partitionKey{wire.UUID(id), int32(p)}
+	e := m.mu.entries[key]
+	if e == nil {
+		e = &manifestEntry{}
+		m.mu.entries[key] = e
+	}
+	e.tp = TopicPartition{topic, int32(p)}
+	switch kind[0] {
+	case kindPresent:
+		e.present = true
+	case kindPoint:
+		pt := &point{}
+		for _, f := range pt.fields() {
+			*f = r.varint()
+		}
+		for n := r.count(2); n > 0; n-- {
+			pt.epochs = append(pt.epochs, EpochEntry{int32(r.varint()), r.varint()})
+		}
+		pt.producers = slices.Clone(r.p)
+		if r.err != nil {
+			return r.err
+		}
+		e.present, e.point = true, pt
+	case kindGone:
+		delete(m.mu.entries, key)
+	default:
+		return fmt.Errorf("record of kind %d, which this version does not know", kind[0])
+	}
+	return nil
+}
+
+// fields lists the integers of a point in the order of the file.
+func (pt *point) fields() []*int64 {
+	return []*int64{&pt.logStart, &pt.segment, &pt.pos, &pt.offset, &pt.offsetsLen, &pt.timesLen, &pt.txnsLen, &pt.sinceIndex,
+		&pt.maxTsMs, &pt.maxTsOffset, &pt.firstTsMs, &pt.createdMs}
+}
+
+func manifestRecord(kind byte, key partitionKey, tp TopicPartition, pt *point) []byte {
+	out := make([]byte, manifestFrameBytes, 128)
+	out = append(out, kind)
+	out = append(out, key.topicID[:]...)
+	out = binary.AppendVarint(out, int64(key.partition))
+	out = binary.AppendUvarint(out, uint64(len(tp.Topic)))
+	out = append(out, tp.Topic...)
+	if pt != nil {
+		for _, f := range pt.fields() {
+			out = binary.AppendVarint(out, *f)
+		}
+		out = binary.AppendUvarint(out, uint64(len(pt.epochs)))
+		for _, e := range pt.epochs {
+			out = binary.AppendVarint(out, int64(e.Epoch))
+			out = binary.AppendVarint(out, e.StartOffset)
+		}
+		out = append(out, pt.producers...)
+	}
+	binary.BigEndian.PutUint32(out, uint32(len(out)-manifestFrameBytes))
+	binary.BigEndian.PutUint32(out[4:], crc32.Checksum(out[manifestFrameBytes:], castagnoli))
+	return out
+}
+
+// rewriteLocked replaces the file by one that holds only what counts.
+func (m *manifest) rewriteLocked() error {
+	keys := make([]partitionKey, 0, len(m.mu.entries))
+	for k := range m.mu.entries {
+		keys = append(keys, k)
+	}
+	slices.SortFunc(keys, func(a, b partitionKey) int {
+		if c := slices.Compare(a.topicID[:], b.topicID[:]); c != 0 {
+			return c
+		}
+		return int(a.partition) - int(b.partition)
+	})
+	var data []byte
+	for _, k := range keys {
+		e := m.mu.entries[k]
+		if e.point != nil {
+			data = append(data, manifestRecord(kindPoint, k, e.tp, e.point)...)
+		} else {
+			data = append(data, manifestRecord(kindPresent, k, e.tp, nil)...)
+		}
+	}
+	if err := writeAtomic(m.fs, m.dir, manifestFile, data); err != nil {
+		return err
+	}
+	f, err := m.fs.Open(path.Join(m.dir, manifestFile), vfs.ReadWrite)
+	if err != nil {
+		return err
+	}
+	if m.mu.file != nil {
+		err = m.mu.file.Close()
+	}
+	m.mu.file, m.mu.size, m.mu.live = f, int64(len(data)), int64(len(data))
+	return err
+}
+
+// add appends a record, synced if asked for. A failure ends the manifest's use: what
+// a failed write left in the file is not known.
+func (m *manifest) add(kind byte, key partitionKey, tp TopicPartition, pt *point, synced bool) error {
+	rec := manifestRecord(kind, key, tp, pt)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.broken != nil {
+		return m.mu.broken
+	}
+	err := func() error {
+		if m.mu.file == nil {
+			return ErrClosed
+		}
+		if _, err := m.mu.file.WriteAt(rec, m.mu.size); err != nil {
+			return err
+		}
+		m.mu.size += int64(len(rec))
+		if synced {
+			if err := m.mu.file.Sync(); err != nil { // protection: manifest sync
+				return err
+			}
+		}
+		if err := m.apply(rec[manifestFrameBytes:]); err != nil {
+			panic(fmt.Sprintf("BUG: manifest cannot read its own record: %v", err))
+		}
+		if m.mu.size > manifestSlackBytes+4*m.mu.live {
+			return m.rewriteLocked()
+		}
+		return nil
+	}()
+	if err != nil && !errors.Is(err, ErrClosed) {
+		m.mu.broken = fmt.Errorf("manifest in %s: %w", m.dir, err)
+		return m.mu.broken
+	}
+	return err
+}
+
+// entry returns what is known of a partition, or nil. The result is not changed any more.
+func (m *manifest) entry(key partitionKey) *manifestEntry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.mu.entries[key]; e != nil {
+		c := *e
+		return &c
+	}
+	return nil
+}
+
+// close syncs and closes the file.
+func (m *manifest) close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.file == nil {
+		return nil
+	}
+	err := errors.Join(m.mu.file.Sync(), m.mu.file.Close())
+	m.mu.file = nil
+	return err
+}

@@ -1,0 +1,586 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/rand/v2"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+var (
+	seeds    = flag.Int("storage.seeds", 400, "seeds of the model test")
+	firstRun = flag.Int64("storage.seed", 1, "first seed of the model test")
+	verbose  = flag.Bool("storage.log", false, "print the broker's log lines")
+)
+
+// TestModel drives one log with random operations on a disk that loses power, at
+// random writes or between operations, and compares it with a list of batches. The
+// invariants S1 to S10 of the package comment are checked after every restart.
+func TestModel(t *testing.T) {
+	for seed := *firstRun; seed < *firstRun+int64(*seeds); seed++ {
+		if err := runModel(seed, vfs.MemOptions{}); err != nil {
+			t.Fatalf("seed %d: %v (run it alone: -storage.seed=%d -storage.seeds=1)", seed, err, seed)
+		}
+	}
+}
+
+// TestModelNoticesNoSync proves that the model test has teeth: a disk that ignores syncs must fail it.
+func TestModelNoticesNoSync(t *testing.T) {
+	for name, o := range map[string]vfs.MemOptions{
+		"file sync": {IgnoreSync: true}, "directory sync": {IgnoreSyncDir: true}, "rename": {TornRename: true},
+	} {
+		noticed := false
+		for seed := int64(1); seed <= 300 && !noticed; seed++ {
+			noticed = runModel(seed, o) != nil
+		}
+		if !noticed {
+			t.Errorf("a disk without %s was not noticed in 300 seeds", name)
+		}
+	}
+}
+
+type model struct {
+	rnd     *rand.Rand
+	mem     *vfs.Mem
+	opts    vfs.MemOptions
+	dir     *Dir
+	log     *Log
+	cfg     LogConfig
+	id      wire.UUID
+	batches []record.Batch // what was appended, in order
+	safe    int64          // the largest Flushed that was seen since the last truncation
+	epoch   int32
+	pids    map[int64]*modelProducer
+	nowMs   int64
+	floor   map[int64]int64 // batches of a producer below it may be forgotten: a truncation came between
+	trace   []string
+}
+
+type modelProducer struct {
+	epoch  int16
+	seq    int32
+	inTxn  bool
+	window []record.Batch // for duplicates
+}
+
+var modelTP = TopicPartition{"orders", 3}
+
+func runModel(seed int64, o vfs.MemOptions) (err error) {
+	rnd := rand.New(rand.NewPCG(uint64(seed), 7))
+	m := &model{rnd: rnd, mem: vfs.NewMemOptions(o), opts: o, id: wire.UUID{1, 2, byte(seed)}, pids: map[int64]*modelProducer{}, floor: map[int64]int64{}, nowMs: time.Now().UnixMilli()}
+	m.cfg = LogConfig{
+		SegmentBytes: int64(4000 + rnd.IntN(20_000)), IndexIntervalBytes: int64(rnd.IntN(3000)), SegmentIndexBytes: int64(64 + rnd.IntN(4000)),
+		FlushMessages: []int64{1, 1, 5, math.MaxInt64}[rnd.IntN(4)], MaxInflatedBytes: 1 << 20,
+	}
+	if rnd.IntN(4) == 0 {
+		m.cfg.SegmentAge = time.Duration(1+rnd.IntN(60)) * time.Second
+	}
+	defer func() {
+		if err != nil {
+			last := m.trace[max(0, len(m.trace)-25):]
+			err = fmt.Errorf("%w\nlast steps: %v", err, last)
+		}
+	}()
+	if err := m.open(); err != nil {
+		return fmt.Errorf("first open: %w", err)
+	}
+	for life := 0; life < 4; life++ {
+		if rnd.IntN(2) == 0 {
+			m.mem.PowerLossAfter(1 + rnd.IntN(120))
+		}
+		for op := rnd.IntN(60); op >= 0; op-- {
+			if err := m.step(); err != nil {
+				if errors.Is(err, vfs.ErrPowerLoss) || errors.Is(err, ErrOffline) {
+					break
+				}
+				return err
+			}
+		}
+		if err := m.restart(); err != nil {
+			return err
+		}
+	}
+	m.mem.PowerLossAfter(0)
+	return m.dir.Close()
+}
+
+func (m *model) note(format string, args ...any) {
+	m.trace = append(m.trace, fmt.Sprintf(format, args...))
+}
+
+func (m *model) open() error {
+	log := slog.New(slog.DiscardHandler)
+	if *verbose {
+		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	dir, err := OpenDir(Options{FS: m.mem, Path: "/data/log", MetaDir: "/data/meta", Log: log, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64})
+	if err != nil {
+		return err
+	}
+	m.dir = dir
+	m.log, err = dir.OpenLog(modelTP, m.id, m.cfg, func() {})
+	return err
+}
+
+// restart ends the process in one of several ways, opens the log again and checks it.
+func (m *model) restart() error {
+	m.safe = max(m.safe, m.log.Flushed())
+	end := m.log.End()
+	how, kept := m.rnd.IntN(3), m.safe
+	switch {
+	case how == 0:
+		m.note("clean stop at %d", end)
+		if err := m.dir.Close(); err == nil {
+			m.safe = end
+			m.mem = m.mem.Clone()
+			break
+		}
+		fallthrough
+	case how == 1:
+		m.note("power loss at %d, flushed %d", end, m.safe)
+		old := m.dir
+		m.mem = m.mem.Crash(m.rnd)
+		old.Close()
+	default:
+		m.note("kill at %d", end)
+		old := m.dir
+		if m.dir.Err() == nil {
+			kept = end // a kill loses nothing that was written, unless the power goes next
+		}
+		m.mem = m.mem.Clone()
+		old.Close()
+	}
+	if m.rnd.IntN(3) == 0 {
+		// Losing power while recovery writes must be no worse than losing it once.
+		m.mem.PowerLossAfter(1 + m.rnd.IntN(25))
+		err := m.open()
+		m.note("recovery was interrupted: %v", err)
+		if err == nil {
+			m.safe = max(m.safe, m.log.Flushed())
+		}
+		old := m.dir
+		m.mem = m.mem.Crash(m.rnd)
+		if err == nil {
+			old.Close()
+		}
+		kept = m.safe
+	}
+	m.safe = max(m.safe, kept)
+	if err := m.open(); err != nil {
+		return fmt.Errorf("open after restart: %w", err)
+	}
+	return m.check()
+}
+
+func (m *model) modelEnd() int64 {
+	if len(m.batches) == 0 {
+		return 0
+	}
+	return m.batches[len(m.batches)-1].NextOffset()
+}
+
+// check compares the reopened log with the model and then lets the model go on from there.
+func (m *model) check() error {
+	end := m.log.End()
+	if end < m.safe {
+		return fmt.Errorf("S4: log ends at %d, flushed was %d", end, m.safe)
+	}
+	if end > m.modelEnd() {
+		return fmt.Errorf("S4: log ends at %d, only %d was appended", end, m.modelEnd())
+	}
+	if m.log.Flushed() != end {
+		return fmt.Errorf("S3: recovery gives %d records as flushed of %d", m.log.Flushed(), end)
+	}
+	for len(m.batches) > 0 && m.modelEnd() > end {
+		m.batches = m.batches[:len(m.batches)-1]
+	}
+	if m.modelEnd() != end {
+		return fmt.Errorf("S1: log ends at %d inside a batch, the model at %d", end, m.modelEnd())
+	}
+	m.safe = end
+	if err := m.readAll(); err != nil {
+		return err
+	}
+	// S5, S6: epochs and producers are the fold of the batches.
+	var epochs epochs
+	ps := newProducers()
+	for _, b := range m.batches {
+		if _, err := epochs.assign(b.LeaderEpoch(), b.BaseOffset()); err != nil {
+			return err
+		}
+		ps.apply(b, 0)
+	}
+	if got := m.log.Epochs(); !reflect.DeepEqual(append([]EpochEntry{}, got...), append([]EpochEntry{}, epochs.entries...)) {
+		return fmt.Errorf("S5: epochs %v, the batches say %v", got, epochs.entries)
+	}
+	m.log.mu.Lock()
+	defer m.log.mu.Unlock()
+	for _, p := range m.log.mu.producers.byID {
+		p.seenMs = 0
+	}
+	defer func() {
+		for _, p := range m.log.mu.producers.byID {
+			p.seenMs = time.Now().UnixMilli()
+		}
+	}()
+	if !reflect.DeepEqual(m.log.mu.producers.byID, ps.byID) {
+		for id, p := range ps.byID {
+			if q := m.log.mu.producers.byID[id]; !m.sameProducer(id, p, q) {
+				return fmt.Errorf("S6: producer %d is %+v, the batches say %+v", id, q, p)
+			}
+		}
+		if len(m.log.mu.producers.byID) != len(ps.byID) {
+			return fmt.Errorf("S6: the log knows producers that no batch is of")
+		}
+	}
+	m.pids = map[int64]*modelProducer{}
+	for _, b := range m.batches {
+		m.learn(b)
+	}
+	return nil
+}
+
+// sameProducer compares what the batches say of a producer with what the log knows.
+// After a truncation the log may have forgotten batches that were no longer among
+// the last five before it; none of them can be in flight.
+func (m *model) sameProducer(id int64, want, got *producer) bool {
+	if got == nil || len(got.window) > len(want.window) {
+		return false
+	}
+	forgotten := want.window[:len(want.window)-len(got.window)]
+	for _, b := range forgotten {
+		if b.firstOffset() >= m.floor[id] {
+			return false
+		}
+	}
+	w := *want
+	w.window = want.window[len(forgotten):]
+	if len(got.window) > 0 {
+		// Kafka's snapshot has the producer's newest time, which may be a marker's.
+		w.window = append([]batchMark{}, w.window...)
+		w.window[0].tsMs = got.window[0].tsMs
+	}
+	return (len(w.window) == 0 || reflect.DeepEqual(w.window, got.window)) &&
+		w.epoch == got.epoch && w.txnFirstOffset == got.txnFirstOffset && w.lastTsMs == got.lastTsMs
+}
+
+func (m *model) learn(b record.Batch) {
+	p := m.pids[b.ProducerID()]
+	if b.ProducerID() < 0 {
+		return
+	}
+	if p == nil {
+		p = &modelProducer{}
+		m.pids[b.ProducerID()] = p
+	}
+	if b.ProducerEpoch() != p.epoch {
+		*p = modelProducer{epoch: b.ProducerEpoch()}
+	}
+	if b.Control() {
+		p.inTxn = false
+		return
+	}
+	p.inTxn = p.inTxn || b.Transactional()
+	p.seq = next32(b.LastSequence())
+	p.window = append(p.window, b)
+	for len(p.window) > windowBatches || len(p.window) > 0 && p.window[0].BaseOffset() < m.floor[b.ProducerID()] {
+		p.window = p.window[1:]
+	}
+}
+
+// readAll reads the log from its start in pieces and compares every byte.
+func (m *model) readAll() error {
+	var want []byte
+	for _, b := range m.batches {
+		want = append(want, b...)
+	}
+	var got []byte
+	for at := m.log.Start(); at < m.log.End(); {
+		p, err := m.log.Read(at, m.log.End(), 1+m.rnd.IntN(5000), true)
+		if err != nil {
+			return fmt.Errorf("read at %d: %w", at, err)
+		}
+		buf, next, err := planBatches(p)
+		if err != nil {
+			return fmt.Errorf("read at %d: %w", at, err)
+		}
+		got, at = append(got, buf...), next
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("S1: the log has other bytes than were appended (%d and %d)", len(got), len(want))
+	}
+	return nil
+}
+
+// planBatches returns the whole batches of a plan and the offset behind them.
+func planBatches(p Plan) ([]byte, int64, error) {
+	if p.seg == nil {
+		return nil, 0, errors.New("the plan is empty")
+	}
+	defer p.Release()
+	buf := make([]byte, p.Region.Len)
+	if _, err := p.Region.File.ReadAt(buf, p.Region.Off); err != nil {
+		return nil, 0, err
+	}
+	n, next := 0, int64(-1)
+	for rest := buf; len(rest) > 0; {
+		b, r, err := record.Parse(rest)
+		if errors.Is(err, record.ErrShort) {
+			break
+		}
+		if err != nil {
+			return nil, 0, err
+		}
+		n, next, rest = n+len(b), b.NextOffset(), r
+	}
+	if next < 0 {
+		return nil, 0, errors.New("no whole batch in the plan")
+	}
+	return buf[:n], next, nil
+}
+
+func (m *model) step() error {
+	m.nowMs += int64(m.rnd.IntN(3000))
+	switch k := m.rnd.IntN(100); {
+	case k < 60:
+		return m.append()
+	case k < 66:
+		m.epoch++
+	case k < 74:
+		return m.flush()
+	case k < 78:
+		return m.log.savePoint()
+	case k < 84:
+		return m.readSome()
+	case k < 88:
+		return m.lookUpTime()
+	case k < 91:
+		return m.truncate()
+	default:
+		return m.retrySend()
+	}
+	return nil
+}
+
+func (m *model) newBatch(pid int64) record.Batch {
+	b := record.NewBuilder(record.Codec(m.rnd.IntN(5)))
+	b.ProducerID = pid
+	ts := m.nowMs - int64(m.rnd.IntN(5000))
+	for n := 1 + m.rnd.IntN(4); n > 0; n-- {
+		value := make([]byte, m.rnd.IntN(700))
+		fill(m.rnd, value)
+		b.Add(ts+int64(m.rnd.IntN(2000)), []byte{byte(n)}, value)
+	}
+	if p := m.pids[pid]; pid >= 0 {
+		b.ProducerEpoch, b.BaseSequence = 0, 0
+		if p != nil {
+			b.ProducerEpoch, b.BaseSequence = p.epoch, p.seq
+			b.Transactional = p.inTxn
+		}
+		if p == nil || !p.inTxn {
+			b.Transactional = m.rnd.IntN(4) == 0
+		}
+	}
+	out, err := b.Finish()
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+func (m *model) append() error {
+	pid := int64(m.rnd.IntN(5)) - 1
+	b := m.newBatch(pid)
+	if p := m.pids[pid]; p != nil && p.inTxn && m.rnd.IntN(3) == 0 {
+		kind := record.ControlType(m.rnd.IntN(2))
+		marker, err := record.NewEndMarker(record.EndMarker{Type: kind, CoordinatorEpoch: 1}, pid, p.epoch, m.nowMs)
+		if err != nil {
+			return err
+		}
+		b = marker
+	} else if p != nil && !p.inTxn && m.rnd.IntN(10) == 0 {
+		*p = modelProducer{epoch: p.epoch + 1}
+		b = m.newBatch(pid)
+	}
+	return m.appendBatch(b)
+}
+
+func (m *model) appendBatch(b record.Batch) error {
+	a, err := m.log.Append(b, AppendOptions{m.epoch, m.nowMs})
+	m.note("append %d bytes of producer %d epoch %d seq %d at %d: %v", len(b), b.ProducerID(), b.ProducerEpoch(), b.BaseSequence(), a.BaseOffset, err)
+	if err != nil {
+		if m.dir.Err() == nil {
+			return fmt.Errorf("append refused: %w", err)
+		}
+		// A write that failed may still be on the disk after the power is back; nothing after it can be.
+		b.SetBaseOffset(m.modelEnd())
+		b.SetLeaderEpoch(m.epoch)
+		m.batches = append(m.batches, b)
+		return err
+	}
+	if a.Duplicate || a.BaseOffset != m.modelEnd() {
+		return fmt.Errorf("S1: appended at %d (duplicate %v), expected %d", a.BaseOffset, a.Duplicate, m.modelEnd())
+	}
+	m.batches = append(m.batches, b)
+	m.learn(b)
+	return nil
+}
+
+// retrySend repeats a batch that the producer sent before, or leaves one out.
+func (m *model) retrySend() error {
+	for pid := range int64(4) {
+		p := m.pids[pid]
+		if p == nil || len(p.window) == 0 || m.rnd.IntN(3) == 0 {
+			continue
+		}
+		old := p.window[m.rnd.IntN(len(p.window))]
+		again := append(record.Batch{}, old...)
+		a, err := m.log.Append(again, AppendOptions{m.epoch, m.nowMs})
+		if err != nil && m.dir.Err() != nil {
+			return err
+		}
+		if err != nil || !a.Duplicate || a.BaseOffset != old.BaseOffset() || a.LastOffset != old.LastOffset() {
+			return fmt.Errorf("S6: repeated batch of producer %d at %d was answered with %+v, %v", pid, old.BaseOffset(), a, err)
+		}
+		skipped := m.newBatch(pid)
+		b := record.NewBuilder(record.None)
+		b.ProducerID, b.ProducerEpoch, b.BaseSequence, b.Transactional = pid, p.epoch, next32(next32(p.seq)), skipped.Transactional()
+		b.Add(m.nowMs, nil, nil)
+		gap, err := b.Finish()
+		if err != nil {
+			return err
+		}
+		if _, err := m.log.Append(gap, AppendOptions{m.epoch, m.nowMs}); !errors.Is(err, ErrOutOfOrder) && m.dir.Err() == nil {
+			return fmt.Errorf("S6: a gap in the sequence of producer %d was answered with %v", pid, err)
+		}
+		return nil
+	}
+	return nil
+}
+
+func (m *model) flush() error {
+	end := m.log.End()
+	m.log.RequestFlush(end)
+	for m.log.Flushed() < end {
+		if err := m.dir.Err(); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Microsecond)
+	}
+	m.safe = max(m.safe, m.log.Flushed())
+	m.note("flushed %d", m.safe)
+	return nil
+}
+
+func (m *model) readSome() error {
+	if len(m.batches) == 0 {
+		return nil
+	}
+	b := m.batches[m.rnd.IntN(len(m.batches))]
+	at := b.BaseOffset() + int64(m.rnd.IntN(int(b.Count())))
+	p, err := m.log.Read(at, m.log.End(), 1, true)
+	if err != nil {
+		return fmt.Errorf("read at %d: %w", at, err)
+	}
+	got, _, err := planBatches(p)
+	if err != nil || !bytes.Equal(got, b) {
+		return fmt.Errorf("S7: read at %d gave other bytes than the batch at %d: %w", at, b.BaseOffset(), err)
+	}
+	limit := m.batches[m.rnd.IntN(len(m.batches))].BaseOffset()
+	p, err = m.log.Read(at, limit, 1<<20, true)
+	if err != nil {
+		return err
+	}
+	if at < limit {
+		_, next, err := planBatches(p)
+		if err != nil || next > limit {
+			return fmt.Errorf("read from %d with limit %d reached %d: %w", at, limit, next, err)
+		}
+	} else if p.seg != nil {
+		return fmt.Errorf("read from %d with limit %d is not empty", at, limit)
+	}
+	return nil
+}
+
+func (m *model) lookUpTime() error {
+	want := m.nowMs - int64(m.rnd.IntN(40_000))
+	var expected *record.Record
+	newest := int64(-1)
+	var newestAt int64
+	for _, b := range m.batches {
+		err := b.Each(0, func(r record.Record) error {
+			if r.TimestampMs >= want && expected == nil {
+				expected = &record.Record{Offset: r.Offset, TimestampMs: r.TimestampMs}
+			}
+			if r.TimestampMs > newest {
+				newest, newestAt = r.TimestampMs, r.Offset
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	got, ok, err := m.log.ByTimestamp(want, m.log.End())
+	if err != nil {
+		return err
+	}
+	if ok != (expected != nil) || ok && (got.Offset != expected.Offset || got.TimestampMs != expected.TimestampMs) {
+		return fmt.Errorf("S7: by time %d found %+v %v, expected %+v", want, got, ok, expected)
+	}
+	got, ok, err = m.log.MaxTimestamp()
+	if err != nil {
+		return err
+	}
+	if ok && (got.Offset != newestAt || got.TimestampMs != newest) || ok != (newest >= 0) {
+		return fmt.Errorf("S7: max timestamp found %+v %v, expected %d at %d", got, ok, newest, newestAt)
+	}
+	return nil
+}
+
+func (m *model) truncate() error {
+	if len(m.batches) == 0 {
+		return nil
+	}
+	i := max(0, len(m.batches)-1-m.rnd.IntN(10))
+	to := m.batches[i].BaseOffset()
+	for id, p := range m.pids {
+		m.floor[id] = to
+		if len(p.window) > 0 {
+			m.floor[id] = min(to, p.window[0].BaseOffset())
+		}
+	}
+	err := m.log.Truncate(to)
+	m.note("truncate to %d: %v", to, err)
+	m.safe = min(m.safe, to)
+	if err != nil {
+		return err
+	}
+	m.batches = m.batches[:i]
+	m.pids = map[int64]*modelProducer{}
+	for _, b := range m.batches {
+		m.learn(b)
+	}
+	m.safe = to
+	if m.log.End() != to || m.log.Flushed() != to {
+		return fmt.Errorf("S2: after truncation to %d the log ends at %d, flushed %d", to, m.log.End(), m.log.Flushed())
+	}
+	return m.readAll()
+}
+
+func fill(rnd *rand.Rand, p []byte) {
+	for i := range p {
+		p[i] = byte(rnd.Uint32())
+	}
+}

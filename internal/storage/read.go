@@ -1,0 +1,362 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sort"
+	"sync"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+)
+
+// Plan is a range of one segment that holds whole batches from the first, and possibly
+// a cut one at its end. It stays readable until Release (S8). The zero Plan is empty.
+type Plan struct {
+	Region vfs.Region
+	// BaseOffset is where the first batch begins: at or before the offset asked for.
+	BaseOffset int64
+	seg        *segment
+}
+
+// Release lets go of the segment. It must be called exactly once for a plan that is not empty.
+func (p Plan) Release() {
+	if p.seg != nil {
+		p.seg.unpin()
+	}
+}
+
+// Read plans a read of the batches from the one that holds from on, up to limit
+// (exclusive, a batch boundary such as the high watermark) and maxBytes. With minOne the first batch is
+// planned whole even if it is larger. ErrOffsetRange if from is before Start or behind
+// End. An empty plan means that there is nothing below limit.
+func (l *Log) Read(from, limit int64, maxBytes int, minOne bool) (Plan, error) {
+	// End before view: every segment that end names is then in the view.
+	end := l.end.Load()
+	v := l.view.Load()
+	if from < v.logStart || from > end.offset {
+		return Plan{}, fmt.Errorf("%v: offset %d, the log has %d to %d: %w", l.tp, from, v.logStart, end.offset, ErrOffsetRange)
+	}
+	limit = min(limit, end.offset)
+	if from >= limit || (maxBytes <= 0 && !minOne) {
+		return Plan{}, nil
+	}
+	for i := v.find(from); i >= 0 && i < len(v.segments); i++ {
+		plan, err := l.readSegment(v, i, end, from, limit, maxBytes, minOne)
+		if err != nil || plan.seg != nil {
+			return plan, err
+		}
+	}
+	return Plan{}, nil
+}
+
+// find returns the index of the segment that holds offset.
+func (v *view) find(offset int64) int {
+	return sort.Search(len(v.segments), func(i int) bool { return v.segments[i].base > offset }) - 1
+}
+
+func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes int, minOne bool) (Plan, error) {
+	seg := v.segments[i]
+	if seg.base >= limit {
+		return Plan{}, nil
+	}
+	file, err := seg.pin()
+	if err != nil {
+		return Plan{}, err
+	}
+	start, stop, h, err := l.locate(v, i, file, end, from, limit)
+	if errors.Is(err, io.EOF) {
+		seg.unpin()
+		return Plan{}, nil // nothing of this segment is at or behind from
+	}
+	if err != nil {
+		seg.unpin()
+		return Plan{}, &CorruptionError{seg.path(logSuffix), start, err}
+	}
+	n := min(stop-start, int64(maxBytes))
+	if first := int64(h.Size()); n < first {
+		if !minOne {
+			// A cut batch is of no use to anybody.
+			seg.unpin()
+			return Plan{}, nil
+		}
+		n = first
+	}
+	return Plan{vfs.Region{File: file, Off: start, Len: n}, h.BaseOffset(), seg}, nil
+}
+
+// locate returns the byte range of the batches from the one that holds from up to
+// limit, and the header of the first. io.EOF: there are none in this segment.
+func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64) (start, stop int64, h record.Header, err error) {
+	seg := v.segments[i]
+	stop = seg.size.Load()
+	if seg == end.seg {
+		stop = end.pos
+	}
+	last := i == len(v.segments)-1
+	wholeSegment := !last && limit >= v.segments[i+1].base || last && limit == end.offset
+	if !wholeSegment {
+		if stop, err = l.boundary(seg, file, stop, limit); err != nil {
+			return stop, stop, h, err
+		}
+	}
+	from = max(from, seg.base)
+	pos, err := seg.positionFor(from)
+	if err != nil {
+		return 0, stop, h, err
+	}
+	start, h, err = findBatch(file, pos, stop, from)
+	return start, stop, h, err
+}
+
+// boundary returns where the first batch with an offset >= limit begins.
+func (l *Log) boundary(seg *segment, file vfs.File, size, limit int64) (int64, error) {
+	if safe := l.safe.Load(); safe.offset == limit && safe.seg == seg {
+		return safe.pos, nil // the common case: the high watermark is what was flushed
+	}
+	pos, err := seg.positionFor(limit)
+	if err != nil {
+		return 0, err
+	}
+	pos, _, err = findBatch(file, pos, size, limit)
+	if errors.Is(err, io.EOF) {
+		return size, nil
+	}
+	return pos, err
+}
+
+// positionFor returns a byte position at or before the batch that holds offset.
+func (s *segment) positionFor(offset int64) (pos int64, err error) {
+	err = s.withIndex(func(x *sparse, _ int64) { pos = x.positionFor(uint32(offset - s.base)) })
+	return pos, err
+}
+
+// withIndex calls f with the sparse index and the largest timestamp of the segment
+// (-1 if none). A sealed segment's index is read from its files, or rebuilt from its
+// batches, and kept as long as the cache has room.
+func (s *segment) withIndex(f func(x *sparse, newestMs int64)) error {
+	s.idx.Lock()
+	if s.idx.sparse != nil {
+		defer s.idx.Unlock()
+		f(s.idx.sparse, s.idx.maxTsMs)
+		return nil
+	}
+	s.idx.Unlock()
+	x, err := s.loadIndex()
+	if err != nil {
+		return err
+	}
+	newest := timeEntry{tsMs: -1}
+	if last, ok := x.maxTime(); ok {
+		newest = last
+	}
+	s.idx.Lock()
+	if s.idx.sparse == nil {
+		s.idx.sparse = x
+		s.idx.maxTsMs, s.idx.maxTsOffset = newest.tsMs, s.base+int64(newest.rel)
+	}
+	s.idx.Unlock()
+	s.indexes.loaded(s, x)
+	f(x, newest.tsMs)
+	return nil
+}
+
+// indexMaxBytes bounds an index file that is read: an entry per byte would be absurd.
+const indexMaxBytes = 1 << 28
+
+func (s *segment) loadIndex() (*sparse, error) {
+	x := &sparse{}
+	err := func() error {
+		offsets, found, err := readFile(s.fs, s.path(indexSuffix), indexMaxBytes)
+		if err != nil || !found {
+			return errors.Join(err, errIfMissing(found, s.path(indexSuffix)))
+		}
+		times, found, err := readFile(s.fs, s.path(timeSuffix), indexMaxBytes)
+		if err != nil || !found {
+			return errors.Join(err, errIfMissing(found, s.path(timeSuffix)))
+		}
+		if err := x.parseOffsets(offsets, s.size.Load()); err != nil {
+			return &CorruptionError{s.path(indexSuffix), 0, err}
+		}
+		if err := x.parseTimes(times); err != nil {
+			return &CorruptionError{s.path(timeSuffix), 0, err}
+		}
+		return nil
+	}()
+	if err == nil {
+		return x, nil
+	}
+	return s.rebuildIndex() // protection: index rebuild
+}
+
+func errIfMissing(found bool, name string) error {
+	if found {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, ErrMissing)
+}
+
+// rebuildIndex derives the index of a sealed segment from its batch headers.
+func (s *segment) rebuildIndex() (*sparse, error) {
+	shadow := &segment{base: s.base}
+	shadow.idx.sparse, shadow.idx.maxTsMs = &sparse{}, -1
+	if err := s.indexInto(shadow, s.size.Load(), defaultIndexInterval); err != nil {
+		return nil, err
+	}
+	shadow.finishIndex()
+	return shadow.idx.sparse, nil
+}
+
+// indexInto notes every batch of s below byte end in the index of shadow.
+func (s *segment) indexInto(shadow *segment, end, intervalBytes int64) error {
+	file, err := s.pin()
+	if err != nil {
+		return err
+	}
+	defer s.unpin()
+	for sc := (scanner{file: file, end: end}); ; {
+		h, err := sc.header()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return &CorruptionError{s.path(logSuffix), sc.pos, err}
+		}
+		shadow.noteHeaderLocked(h.LastOffset(), h.MaxTimestampMs(), int64(h.Size()), sc.pos, intervalBytes)
+		sc.pos += int64(h.Size())
+	}
+}
+
+const defaultIndexInterval = 4096
+
+// TimestampOffset is a record found by time.
+type TimestampOffset struct {
+	Offset      int64
+	TimestampMs int64
+	LeaderEpoch int32
+}
+
+// ByTimestamp finds the first record below limit whose timestamp is >= tsMs, also
+// when timestamps are out of order. ok is false if there is none.
+func (l *Log) ByTimestamp(tsMs, limit int64) (found TimestampOffset, ok bool, err error) {
+	end := l.end.Load()
+	v := l.view.Load()
+	for _, seg := range v.segments {
+		newest, from := int64(-1), int64(0)
+		if err := seg.withIndex(func(x *sparse, newestMs int64) {
+			newest, from = newestMs, x.positionFor(x.relBefore(tsMs))
+		}); err != nil {
+			return found, false, err
+		}
+		if newest < tsMs {
+			continue
+		}
+		found, ok, err = l.scanForTime(seg, end, from, func(r record.Record) bool {
+			return r.TimestampMs >= tsMs && r.Offset >= v.logStart
+		}, func(h record.Header) bool { return h.MaxTimestampMs() >= tsMs })
+		if err != nil || ok {
+			return found, ok && found.Offset < limit, err
+		}
+	}
+	return found, false, nil
+}
+
+// MaxTimestamp finds the first record that has the log's largest timestamp.
+func (l *Log) MaxTimestamp() (found TimestampOffset, ok bool, err error) {
+	end := l.end.Load()
+	v := l.view.Load()
+	var best *segment
+	newest, at := int64(-1), int64(0)
+	for _, seg := range v.segments {
+		if err := seg.withIndex(func(x *sparse, newestMs int64) {
+			if newestMs > newest {
+				best, newest, at = seg, newestMs, x.positionFor(x.relBefore(newestMs))
+			}
+		}); err != nil {
+			return found, false, err
+		}
+	}
+	if best == nil {
+		return found, false, nil
+	}
+	return l.scanForTime(best, end, at, func(r record.Record) bool { return r.TimestampMs == newest },
+		func(h record.Header) bool { return h.MaxTimestampMs() == newest })
+}
+
+// scanForTime returns the first record from byte pos of seg on that is wanted, looking
+// only into batches that may hold one.
+func (l *Log) scanForTime(seg *segment, end *mark, pos int64, wanted func(record.Record) bool, batch func(record.Header) bool) (found TimestampOffset, ok bool, err error) {
+	file, err := seg.pin()
+	if err != nil {
+		return found, false, err
+	}
+	defer seg.unpin()
+	stop := seg.size.Load()
+	if seg == end.seg {
+		stop = end.pos
+	}
+	maxInflated := l.Config().MaxInflatedBytes
+	errFound := errors.New("found")
+	for sc := (scanner{file: file, pos: pos, end: stop}); ; {
+		h, err := sc.header()
+		if errors.Is(err, io.EOF) {
+			return found, false, nil
+		}
+		if err == nil && batch(h) {
+			var b record.Batch
+			if b, err = sc.batch(h); err == nil {
+				err = b.Each(maxInflated, func(r record.Record) error {
+					if !wanted(r) {
+						return nil
+					}
+					found = TimestampOffset{r.Offset, r.TimestampMs, h.LeaderEpoch()}
+					return errFound
+				})
+			}
+			if errors.Is(err, errFound) {
+				return found, true, nil
+			}
+		}
+		if err != nil {
+			return found, false, &CorruptionError{seg.path(logSuffix), sc.pos, err}
+		}
+		sc.pos += int64(h.Size())
+	}
+}
+
+// indexCache bounds the memory of sealed segments' indexes.
+type indexCache struct {
+	mu    sync.Mutex // guards the queue; a leaf
+	queue []loadedIndex
+	bytes int64
+	limit int64
+}
+
+// loadedIndex is an index in memory; a segment that was truncated may have another by now.
+type loadedIndex struct {
+	seg   *segment
+	index *sparse
+}
+
+// loaded notes that the index of a sealed segment is in memory and drops the oldest
+// ones beyond the limit. Called without locks.
+func (c *indexCache) loaded(s *segment, x *sparse) {
+	c.mu.Lock()
+	c.queue = append(c.queue, loadedIndex{s, x})
+	c.bytes += x.sizeBytes()
+	var drop []loadedIndex
+	for c.bytes > c.limit && len(c.queue) > 1 {
+		drop = append(drop, c.queue[0])
+		c.bytes -= c.queue[0].index.sizeBytes()
+		c.queue = c.queue[1:]
+	}
+	c.mu.Unlock()
+	for _, old := range drop {
+		old.seg.idx.Lock()
+		if old.seg.idx.sparse == old.index {
+			old.seg.idx.sparse = nil
+		}
+		old.seg.idx.Unlock()
+	}
+}

@@ -1,0 +1,537 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+// OpenLog opens a partition's log, recovering it if need be. A partition that never
+// had data has no directory, and gets none before its first append. flushed is called, without locks,
+// after Flushed has risen or the log dir went offline; it must not block. Errors:
+// ErrMissing (S9), *CorruptionError where durable data is damaged, ErrOffline.
+func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flushed func()) (*Log, error) {
+	if err := d.offline(); err != nil {
+		return nil, err
+	}
+	l := &Log{tp: tp, id: topicID, dir: d, path: d.partitionPath(tp), flushed: flushed}
+	l.mu.cfg, l.mu.producers = cfg, newProducers()
+	l.view.Store(&view{})
+	l.end.Store(&mark{})
+	l.safe.Store(&mark{})
+	exists, err := l.claimDirectory()
+	if err != nil {
+		return nil, err
+	}
+	entry := d.manifest.entry(l.key())
+	recorded := entry != nil && entry.present
+	if recorded && !exists { // protection: missing data
+		return nil, fmt.Errorf("%s: %w: the manifest in %s says that %v has data; bring the directory back, or delete the topic",
+			l.path, ErrMissing, d.opts.MetaDir, tp)
+	}
+	if exists {
+		var from *point
+		if recorded {
+			from = entry.point
+		}
+		if err := l.load(from, recorded); err != nil {
+			return nil, fmt.Errorf("open %v: %w", tp, err)
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mu.closed {
+		return nil, ErrClosed
+	}
+	if d.mu.logs[l.key()] != nil {
+		panic(fmt.Sprintf("BUG: log %v is opened twice", tp))
+	}
+	d.mu.logs[l.key()] = l
+	return l, nil
+}
+
+// claimDirectory reports whether the partition's directory is there. One that belongs to
+// another life of the topic is set aside under Kafka's name for a stray (S10).
+func (l *Log) claimDirectory() (bool, error) {
+	d := l.dir
+	if _, err := d.fs.Stat(l.path); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	id, err := d.topicID(l.path)
+	if err != nil {
+		return false, err
+	}
+	if id == l.id {
+		return true, nil
+	}
+	if id.IsZero() {
+		// No partition.metadata: a crash in the first append, before anything counted.
+		infos, err := d.fs.ReadDir(l.path)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(infos, func(i vfs.Info) bool { return strings.HasSuffix(i.Name, logSuffix) }) {
+			return true, nil
+		}
+	}
+	to, err := d.freeName(fmt.Sprintf("%s.%x-stray", l.path, id[:]))
+	if err != nil {
+		return false, err
+	}
+	if err := errors.Join(d.fs.Rename(l.path, to), d.fs.SyncDir(d.path)); err != nil {
+		return false, err
+	}
+	d.log.Warn("partition directory belongs to another topic of the same name and was set aside",
+		"dir", l.path, "topicId", id.String(), "movedTo", to)
+	return false, nil
+}
+
+// load reads the directory. from is where reading may begin, or nil. Only OpenLog
+// calls it, before anybody else knows the log; it takes mu for the sake of its callees.
+func (l *Log) load(from *point, recorded bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.present = recorded
+	segments, err := l.listSegments()
+	if err != nil || len(segments) == 0 {
+		if err == nil && from != nil {
+			err = &CorruptionError{l.path, 0, fmt.Errorf("%w: the segment at offset %d and everything else", ErrMissing, from.segment)}
+		}
+		return err
+	}
+	if recorded && from == nil && segments[0].base > 0 {
+		// The name of the first segment was lost with the power, so nothing was flushed.
+		return l.setAsideAll(segments)
+	}
+	start, err := l.startOfScan(segments, from)
+	if err != nil {
+		return err
+	}
+	v := &view{segments: segments, logStart: segments[0].base}
+	if from != nil {
+		v.logStart = max(v.logStart, from.logStart)
+	}
+	l.view.Store(v)
+	var aborted []AbortedTxn
+	for _, s := range segments[:start.index] {
+		entries, err := loadTxnIndex(l.dir.fs, l.path, s.base, -1)
+		if err != nil {
+			return err
+		}
+		aborted = append(aborted, entries...)
+	}
+	l.mu.aborted = append(aborted, l.mu.aborted...)
+	if err := l.scan(start); err != nil {
+		return err
+	}
+	return l.settle(start)
+}
+
+// listSegments builds the segments from the .log files, ascending.
+func (l *Log) listSegments() ([]*segment, error) {
+	infos, err := l.dir.fs.ReadDir(l.path)
+	if err != nil {
+		return nil, err
+	}
+	var out []*segment
+	for _, info := range infos {
+		name, ok := strings.CutSuffix(info.Name, logSuffix)
+		if !ok || len(name) != 20 || info.IsDir {
+			continue
+		}
+		base, err := strconv.ParseInt(name, 10, 64)
+		if err != nil || base < 0 {
+			continue
+		}
+		s := l.dir.newSegment(l.path, base)
+		s.size.Store(info.Size)
+		s.createdMs = info.ModTime.UnixMilli()
+		s.named = true
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b *segment) int { return int(min(1, max(-1, a.base-b.base))) })
+	return out, nil
+}
+
+// scanStart is where recovery begins to read batches.
+type scanStart struct {
+	index  int   // of the segment
+	pos    int64 // in that segment
+	offset int64 // of the batch at pos
+	dense  bool  // offsets have no gaps from here on: only compaction makes them, and it leaves a point behind it
+}
+
+// startOfScan restores the state at the place where the scan begins: from the point,
+// or, without one, from Kafka's own recovery point and producer snapshot.
+func (l *Log) startOfScan(segments []*segment, from *point) (scanStart, error) {
+	if from == nil {
+		return l.legacyStart(segments)
+	}
+	i := slices.IndexFunc(segments, func(s *segment) bool { return s.base == from.segment })
+	if i < 0 {
+		return scanStart{}, &CorruptionError{path.Join(l.path, segmentFile(from.segment, logSuffix)), 0, ErrMissing}
+	}
+	s := segments[i]
+	if size := s.size.Load(); size < from.pos {
+		return scanStart{}, &CorruptionError{s.path(logSuffix), size,
+			fmt.Errorf("%w: %d bytes were durable", ErrMissing, from.pos)}
+	}
+	s.firstTsMs, s.createdMs = from.firstTsMs, from.createdMs
+	start := scanStart{i, from.pos, from.offset, true}
+	l.mu.epochs.entries = slices.Clone(from.epochs)
+	r := &reader{p: from.producers}
+	l.mu.producers = decodeProducers(r)
+	if r.err != nil {
+		return scanStart{}, fmt.Errorf("producer state of the point at offset %d: %w", from.offset, r.err)
+	}
+	if err := l.restoreIndex(s, from); err != nil {
+		l.dir.log.Warn("index of the active segment does not fit its point and is made anew from the segment",
+			"file", s.path(indexSuffix), "error", err)
+		s.idx.sparse, s.idx.sinceBytes, s.idx.maxTsMs = &sparse{}, 0, -1
+		if err := s.indexInto(s, from.pos, l.mu.cfg.IndexIntervalBytes); err != nil {
+			return scanStart{}, err
+		}
+	}
+	entries, err := loadTxnIndex(l.dir.fs, l.path, s.base, from.txnsLen)
+	if err != nil {
+		return scanStart{}, err
+	}
+	l.mu.aborted = entries
+	return start, nil
+}
+
+// restoreIndex loads the active segment's index as it was at the point.
+func (l *Log) restoreIndex(s *segment, from *point) error {
+	s.idx.sparse = &sparse{}
+	offsets, _, err := readFile(l.dir.fs, s.path(indexSuffix), indexMaxBytes)
+	if err != nil {
+		return err
+	}
+	times, _, err := readFile(l.dir.fs, s.path(timeSuffix), indexMaxBytes)
+	if err != nil {
+		return err
+	}
+	wantOffsets, wantTimes := from.offsetsLen*offsetEntryBytes, from.timesLen*timeEntryBytes
+	if int64(len(offsets)) < wantOffsets || int64(len(times)) < wantTimes {
+		return fmt.Errorf("%w: it is shorter than it was", ErrMissing)
+	}
+	if err := s.idx.sparse.parseOffsets(offsets[:wantOffsets], max(from.pos, 1)); err != nil {
+		return err
+	}
+	if err := s.idx.sparse.parseTimes(times[:wantTimes]); err != nil {
+		return err
+	}
+	if len(s.idx.sparse.offsets) != int(from.offsetsLen) || len(s.idx.sparse.times) != int(from.timesLen) {
+		return errors.New("it has fewer entries than it had")
+	}
+	s.saved.offsets, s.saved.times = int(from.offsetsLen), int(from.timesLen)
+	s.idx.sinceBytes, s.idx.maxTsMs, s.idx.maxTsOffset = from.sinceIndex, from.maxTsMs, from.maxTsOffset
+	return nil
+}
+
+// legacyStart finds the segment that Kafka's recovery point is in, and the state at
+// its base.
+func (l *Log) legacyStart(segments []*segment) (scanStart, error) {
+	last := max((&view{segments: segments}).find(l.dir.legacy[l.tp]), 0)
+	if l.mu.present {
+		// Our own log before its first point: short, and a snapshot knows only one batch per producer (S6).
+		return scanStart{0, 0, segments[0].base, true}, nil
+	}
+	i, ps, err := l.snapshotBefore(segments, last)
+	if err != nil {
+		return scanStart{}, err
+	}
+	l.mu.producers = ps
+	name := path.Join(l.path, epochsFile)
+	text, found, err := readFile(l.dir.fs, name, 1<<28)
+	if err != nil {
+		return scanStart{}, err
+	}
+	if found {
+		entries, err := parseEpochs(string(text))
+		if err != nil {
+			l.dir.log.Warn("leader epochs cannot be read; they are derived from the batches that recovery reads", "file", name, "error", err)
+		}
+		l.mu.epochs.entries = entries
+		l.mu.epochs.cut(segments[i].base)
+	}
+	return scanStart{i, 0, segments[i].base, false}, nil
+}
+
+// snapshotBefore goes back from segment i to one at whose base the producer state is
+// known: one with a snapshot, or the first.
+func (l *Log) snapshotBefore(segments []*segment, i int) (int, *producers, error) {
+	for ; i > 0; i-- {
+		name := path.Join(l.path, segmentFile(segments[i].base, snapshotSuffix))
+		data, found, err := readFile(l.dir.fs, name, 1<<30)
+		if err != nil {
+			return 0, nil, err
+		}
+		if !found {
+			continue
+		}
+		ps, err := parseSnapshot(data, time.Now().UnixMilli())
+		if err == nil {
+			return i, ps, nil
+		}
+		l.dir.log.Warn("producer snapshot cannot be read; an older one is taken", "file", name, "error", err)
+	}
+	return 0, newProducers(), nil
+}
+
+// scan reads every batch from start on, folds the good ones into the state and cuts the
+// log at the first one that is not: torn by a crash, or never meant to be there.
+func (l *Log) scan(start scanStart) error {
+	v := l.view.Load()
+	next := start.offset
+	for i := start.index; i < len(v.segments); i++ {
+		s := v.segments[i]
+		pos := int64(0)
+		if i == start.index {
+			pos = start.pos
+		} else if s.base < next || start.dense && s.base > next {
+			return l.cutAt(start, i, 0, next, fmt.Errorf("the segment begins at offset %d, the one before ends at %d", s.base, next))
+		} else {
+			next = s.base
+		}
+		if s.idx.sparse == nil {
+			s.idx.sparse = &sparse{}
+		}
+		end, good, err := l.scanSegment(s, pos, next, start.dense)
+		if err != nil {
+			if errors.As(err, new(*ioError)) {
+				return err
+			}
+			return l.cutAt(start, i, good, end, err)
+		}
+		next = end
+		if i+1 < len(v.segments) {
+			s.finishIndex()
+			l.mu.seals = append(l.mu.seals, sealing{s, next, l.mu.producers.snapshot()})
+		}
+	}
+	l.setEnd(next)
+	return nil
+}
+
+// ioError is a failure of the disk during recovery, as opposed to bytes that are wrong.
+type ioError struct{ err error }
+
+func (e *ioError) Error() string { return e.err.Error() }
+func (e *ioError) Unwrap() error { return e.err }
+
+// scanSegment folds the batches from pos on. It returns the offset behind the last good
+// batch and the byte position there; err says why it stopped before the end.
+func (l *Log) scanSegment(s *segment, pos, next int64, dense bool) (end, good int64, err error) {
+	file, err := s.pin()
+	if err != nil {
+		return next, pos, &ioError{err}
+	}
+	defer s.unpin()
+	sc := scanner{file: file, pos: pos, end: s.size.Load()}
+	nowMs := time.Now().UnixMilli()
+	for {
+		h, err := sc.header()
+		if errors.Is(err, io.EOF) {
+			return next, sc.pos, nil
+		}
+		var b record.Batch
+		if err == nil {
+			b, err = sc.batch(h)
+		}
+		if err == nil {
+			err = b.CheckCRC() // protection: recovery CRC
+		}
+		if err == nil {
+			err = l.follows(b, next, dense)
+		}
+		if err != nil {
+			if !isContent(err) {
+				err = &ioError{fmt.Errorf("%s: %w", s.path(logSuffix), err)}
+			}
+			return next, sc.pos, err
+		}
+		l.foldBatchLocked(s, b, sc.pos, nowMs)
+		s.dirty = true
+		next = b.NextOffset()
+		sc.pos += int64(b.Size())
+	}
+}
+
+// isContent says that the bytes are wrong rather than that they could not be read.
+func isContent(err error) bool {
+	return errors.Is(err, record.ErrShort) || errors.Is(err, record.ErrCorrupt) || errors.Is(err, record.ErrMagic) ||
+		errors.Is(err, errSequence) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+var errSequence = errors.New("the batch does not follow the one before")
+
+// follows says whether b may stand behind the batch that ended before next: offsets
+// grow, leader epochs do not fall (S5). Stale bytes of an earlier life fail here.
+func (l *Log) follows(b record.Batch, next int64, dense bool) error {
+	if b.BaseOffset() < next || dense && b.BaseOffset() > next || b.LastOffset() < b.BaseOffset() {
+		return fmt.Errorf("offsets %d to %d after %d: %w", b.BaseOffset(), b.LastOffset(), next, errSequence)
+	}
+	if last := l.mu.epochs.latest(); b.LeaderEpoch() < last {
+		return fmt.Errorf("leader epoch %d after %d: %w", b.LeaderEpoch(), last, errSequence)
+	}
+	return nil
+}
+
+// cutAt ends the log at byte good of segment i. What is behind it goes into the
+// quarantine unless it is all zeros, which a file system leaves of a write that was lost.
+func (l *Log) cutAt(start scanStart, i int, good, next int64, why error) error {
+	v := l.view.Load()
+	s := v.segments[i]
+	kept := v.segments[:i+1]
+	if good == 0 && i > start.index {
+		kept = v.segments[:i] // nothing of this segment counts, and no point names it
+	}
+	moved, err := l.setAsideTail(s, good)
+	if err != nil {
+		return err
+	}
+	for j, other := range v.segments {
+		if j <= i && j < len(kept) {
+			continue
+		}
+		to, err := l.dir.setAside(other.path(logSuffix), l.tp.String()+"."+segmentFile(other.base, logSuffix))
+		if err != nil {
+			return err
+		}
+		moved = append(moved, to)
+	}
+	l.view.Store(&view{slices.Clone(kept), v.logStart})
+	active := kept[len(kept)-1]
+	l.mu.seals = slices.DeleteFunc(l.mu.seals, func(s sealing) bool { return s.seg == active })
+	l.dir.log.Warn("log ends before its file does: the rest was not durable or is damaged, and was set aside",
+		"partition", l.tp.String(), "file", s.path(logSuffix), "pos", good, "logEndOffset", next, "reason", why.Error(), "movedTo", moved)
+	l.setEnd(next)
+	return nil
+}
+
+// setAsideAll leaves an empty log.
+func (l *Log) setAsideAll(segments []*segment) error {
+	for _, s := range segments {
+		to, err := l.dir.setAside(s.path(logSuffix), l.tp.String()+"."+segmentFile(s.base, logSuffix))
+		if err != nil {
+			return err
+		}
+		l.dir.log.Warn("segment without the one before it was set aside: nothing in it was durable",
+			"partition", l.tp.String(), "file", s.path(logSuffix), "movedTo", to)
+	}
+	return nil
+}
+
+// setAsideTail copies the bytes from pos on into the quarantine and cuts the file there.
+func (l *Log) setAsideTail(s *segment, pos int64) (moved []string, err error) {
+	f, err := s.pin()
+	if err != nil {
+		return nil, err
+	}
+	defer s.unpin()
+	size := s.size.Load()
+	zero, err := allZero(f, pos, size)
+	if err != nil {
+		return nil, err
+	}
+	if !zero {
+		dir := path.Join(l.dir.opts.MetaDir, "quarantine")
+		if err := makeDurableDir(l.dir.fs, dir); err != nil {
+			return nil, err
+		}
+		to, err := l.dir.freeName(path.Join(dir, fmt.Sprintf("%v.%s.from-byte-%d", l.tp, segmentFile(s.base, logSuffix), pos)))
+		if err != nil {
+			return nil, err
+		}
+		if err := copyRange(l.dir.fs, f, pos, size, to); err != nil {
+			return nil, err
+		}
+		moved = append(moved, to)
+	}
+	if err := f.Truncate(pos); err != nil {
+		return nil, err
+	}
+	s.size.Store(pos)
+	s.dirty = true
+	return moved, f.Sync()
+}
+
+func allZero(f vfs.File, pos, end int64) (bool, error) {
+	buf := make([]byte, min(scanChunkBytes, max(end-pos, 0)))
+	for pos < end {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), end-pos)], pos)
+		if n == 0 && err != nil {
+			return false, err
+		}
+		if len(bytes.TrimLeft(buf[:n], "\x00")) > 0 {
+			return false, nil
+		}
+		pos += int64(n)
+	}
+	return true, nil
+}
+
+func copyRange(fsys vfs.FS, from vfs.File, pos, end int64, to string) error {
+	out, err := fsys.Open(to, vfs.CreateNew)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, scanChunkBytes)
+	at := int64(0)
+	for pos < end && err == nil {
+		var n int
+		n, err = from.ReadAt(buf[:min(int64(len(buf)), end-pos)], pos)
+		if n > 0 {
+			_, err = out.WriteAt(buf[:n], at)
+		}
+		pos, at = pos+int64(n), at+int64(n)
+	}
+	return errors.Join(err, out.Sync(), out.Close(), fsys.SyncDir(path.Dir(to)))
+}
+
+// setEnd puts the log end behind the last segment that is kept.
+func (l *Log) setEnd(next int64) {
+	v := l.view.Load()
+	s := v.segments[len(v.segments)-1]
+	l.end.Store(&mark{next, s, s.size.Load()})
+}
+
+// settle makes what the scan found durable before it counts (S3): it may have been
+// read from a cache that the next power loss empties.
+func (l *Log) settle(start scanStart) error {
+	v := l.view.Load()
+	for i := start.index; i < len(v.segments); i++ {
+		if err := v.segments[i].sync(); err != nil { // protection: recovered sync
+			return err
+		}
+		v.segments[i].dirty = false
+	}
+	if err := l.dir.fs.SyncDir(l.path); err != nil {
+		return err
+	}
+	l.safe.Store(l.end.Load())
+	if !l.mu.present {
+		if err := l.dir.manifest.add(kindPresent, l.key(), l.tp, nil, true); err != nil {
+			return err
+		}
+		l.mu.present = true
+	}
+	if len(l.mu.seals) > 0 || l.End() != start.offset {
+		l.dir.requestPoint(l)
+	}
+	return nil
+}

@@ -1,0 +1,307 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+	"sync/atomic"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+)
+
+func segmentFile(base int64, suffix string) string { return fmt.Sprintf("%020d%s", base, suffix) }
+
+// Suffixes of a segment's files.
+const (
+	logSuffix      = ".log"
+	indexSuffix    = ".index"
+	timeSuffix     = ".timeindex"
+	txnSuffix      = ".txnindex"
+	snapshotSuffix = ".snapshot"
+)
+
+// segment is one file of batches and its sparse index. A segment is known by its
+// identity, never by its path: a file made anew under the same name is another
+// segment, and a segment stays readable through its pins after its file is removed (S8).
+type segment struct {
+	fs      vfs.FS
+	dir     string // of the partition
+	base    int64
+	pool    *descriptors
+	indexes *indexCache
+
+	size atomic.Int64 // bytes of whole batches; only grows, except in Log.Truncate
+
+	desc struct {
+		sync.Mutex // guards the descriptor; held while opening it
+		file       vfs.File
+		pins       int
+		dead       bool // removed from the log: close at the last unpin
+		idle       idleLink
+	}
+
+	idx struct {
+		sync.Mutex         // guards the index in memory; never held over I/O
+		sparse     *sparse // nil for a sealed segment that is not loaded
+		// What the next index entry depends on, for the segment that is appended to:
+		sinceBytes  int64
+		maxTsMs     int64 // -1 if there is no record with a timestamp
+		maxTsOffset int64 // last offset of the batch that has it
+	}
+
+	// Guarded by Log.mu:
+	named     bool  // its directory entry is known to be synced
+	dirty     bool  // has bytes behind the last sync
+	firstTsMs int64 // largest timestamp of the first batch, -1 if none
+	createdMs int64
+
+	saved struct{ offsets, times int } // entries that the index files have; guarded by Log.files
+}
+
+func (s *segment) path(suffix string) string { return path.Join(s.dir, segmentFile(s.base, suffix)) }
+
+// pin opens the file if need be and keeps it open until unpin.
+func (s *segment) pin() (vfs.File, error) {
+	s.desc.Lock()
+	defer s.desc.Unlock()
+	if s.desc.file == nil {
+		if s.desc.dead {
+			return nil, fmt.Errorf("%s: %w", s.path(logSuffix), ErrClosed)
+		}
+		f, err := s.fs.Open(s.path(logSuffix), vfs.ReadWrite)
+		if err != nil {
+			return nil, err
+		}
+		s.desc.file = f
+	}
+	if s.desc.pins == 0 {
+		s.pool.take(s)
+	}
+	s.desc.pins++
+	return s.desc.file, nil
+}
+
+func (s *segment) unpin() {
+	s.desc.Lock()
+	s.desc.pins--
+	if s.desc.pins < 0 {
+		panic("BUG: segment unpinned more often than pinned: " + s.path(logSuffix))
+	}
+	idle := s.desc.pins == 0
+	if idle && s.desc.dead {
+		s.closeLocked()
+		idle = false
+	}
+	if idle {
+		s.pool.put(s)
+	}
+	s.desc.Unlock()
+	if idle {
+		s.pool.trim()
+	}
+}
+
+func (s *segment) closeLocked() {
+	if s.desc.file != nil {
+		s.desc.file.Close() // nothing depends on it: whatever had to be durable was synced
+		s.desc.file = nil
+	}
+}
+
+// retire says that the segment is no longer part of its log. Its descriptor closes
+// with the last pin; its name may be removed at once.
+func (s *segment) retire() {
+	s.desc.Lock()
+	defer s.desc.Unlock()
+	s.desc.dead = true
+	if s.desc.pins == 0 {
+		s.pool.take(s)
+		s.closeLocked()
+	}
+}
+
+// descriptors bounds how many unpinned segment files stay open.
+type descriptors struct {
+	mu    sync.Mutex // guards the list and the count; a leaf, taken inside segment.desc
+	head  idleLink   // ring, oldest after head
+	count int
+	limit int
+}
+
+// idleLink puts a segment into the ring without an allocation.
+type idleLink struct {
+	seg        *segment
+	prev, next *idleLink
+}
+
+func newDescriptors(limit int) *descriptors {
+	d := &descriptors{limit: limit}
+	d.head.prev, d.head.next = &d.head, &d.head
+	return d
+}
+
+func (d *descriptors) put(s *segment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	l := &s.desc.idle
+	l.seg = s
+	l.prev, l.next = d.head.prev, &d.head
+	l.prev.next, l.next.prev = l, l
+	d.count++
+}
+
+// take removes s from the ring if it is there.
+func (d *descriptors) take(s *segment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unlinkLocked(&s.desc.idle)
+}
+
+func (d *descriptors) unlinkLocked(l *idleLink) {
+	if l.next == nil {
+		return
+	}
+	l.prev.next, l.next.prev = l.next, l.prev
+	l.prev, l.next = nil, nil
+	d.count--
+}
+
+// trim closes the oldest unpinned files beyond the limit. Called without locks.
+func (d *descriptors) trim() {
+	for {
+		d.mu.Lock()
+		if d.count <= d.limit {
+			d.mu.Unlock()
+			return
+		}
+		victim := d.head.next.seg
+		d.unlinkLocked(d.head.next)
+		d.mu.Unlock()
+		victim.desc.Lock()
+		if victim.desc.pins == 0 {
+			victim.closeLocked()
+		}
+		victim.desc.Unlock()
+	}
+}
+
+// scanChunkBytes is what a scan reads at a time.
+const scanChunkBytes = 256 << 10
+
+// scanner reads batch headers, and on demand whole batches, forward through a file.
+type scanner struct {
+	file vfs.File
+	pos  int64 // of the batch that next returns
+	end  int64 // first byte not to be read
+	buf  []byte
+	at   int64 // file position of buf[0]
+}
+
+// header returns the header of the batch at s.pos, or io.EOF at the end. The error is
+// record.ErrShort when the file ends inside a batch.
+func (s *scanner) header() (record.Header, error) {
+	if s.pos >= s.end {
+		return record.Header{}, io.EOF
+	}
+	if s.end-s.pos < record.HeaderSize {
+		return record.Header{}, fmt.Errorf("%d bytes are left: %w", s.end-s.pos, record.ErrShort)
+	}
+	p, err := s.window(record.HeaderSize)
+	if err != nil {
+		return record.Header{}, err
+	}
+	h, err := record.HeaderOf(p)
+	if err != nil {
+		return record.Header{}, err
+	}
+	if int64(h.Size()) > s.end-s.pos {
+		return record.Header{}, fmt.Errorf("batch of %d bytes, %d are left: %w", h.Size(), s.end-s.pos, record.ErrShort)
+	}
+	return h, nil
+}
+
+// batch returns the whole batch whose header was returned last; valid until the next call.
+func (s *scanner) batch(h record.Header) (record.Batch, error) {
+	p, err := s.window(h.Size())
+	if err != nil {
+		return nil, err
+	}
+	b, _, err := record.Parse(p)
+	return b, err
+}
+
+// window returns n bytes at s.pos; n is bounded by what the file has.
+func (s *scanner) window(n int) ([]byte, error) {
+	if s.pos >= s.at && s.pos+int64(n) <= s.at+int64(len(s.buf)) {
+		return s.buf[s.pos-s.at:][:n], nil
+	}
+	want := int(min(max(int64(n), scanChunkBytes), s.end-s.pos))
+	if cap(s.buf) < want {
+		s.buf = make([]byte, want)
+	}
+	s.buf = s.buf[:want]
+	s.at = s.pos
+	got, err := s.file.ReadAt(s.buf, s.pos)
+	s.buf = s.buf[:got]
+	if got < n {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("read at byte %d: %w", s.pos, err)
+	}
+	return s.buf[:n], nil
+}
+
+// find returns the position and header of the first batch from pos on whose last
+// offset is >= offset, or io.EOF if there is none before end. It reads small pieces:
+// from an index entry the batch is near.
+func findBatch(file vfs.File, pos, end, offset int64) (int64, record.Header, error) {
+	var small [4 << 10]byte
+	var have []byte
+	at := pos
+	for pos < end {
+		if off := pos - at; off < 0 || off+record.HeaderSize > int64(len(have)) {
+			n, err := file.ReadAt(small[:min(int64(len(small)), end-pos)], pos)
+			if n < record.HeaderSize {
+				if err == nil || errors.Is(err, io.EOF) {
+					err = io.ErrUnexpectedEOF
+				}
+				return 0, record.Header{}, fmt.Errorf("read batch header at byte %d: %w", pos, err)
+			}
+			have, at = small[:n], pos
+		}
+		h, err := record.HeaderOf(have[pos-at:])
+		if err != nil {
+			return 0, record.Header{}, err
+		}
+		if h.LastOffset() >= offset {
+			return pos, h, nil
+		}
+		pos += int64(h.Size())
+	}
+	return 0, record.Header{}, io.EOF
+}
+
+// noteBatch updates the index in memory for a batch that was written at pos.
+func (s *segment) noteBatch(b record.Batch, pos int64, intervalBytes int64) {
+	s.idx.Lock()
+	defer s.idx.Unlock()
+	s.noteHeaderLocked(b.LastOffset(), b.MaxTimestampMs(), int64(b.Size()), pos, intervalBytes)
+}
+
+func (s *segment) noteHeaderLocked(lastOffset, maxTsMs, size, pos, intervalBytes int64) {
+	if maxTsMs > s.idx.maxTsMs {
+		s.idx.maxTsMs, s.idx.maxTsOffset = maxTsMs, lastOffset
+	}
+	if s.idx.sinceBytes > intervalBytes {
+		s.idx.sparse.addOffset(uint32(lastOffset-s.base), uint32(pos))
+		if s.idx.maxTsMs >= 0 {
+			s.idx.sparse.addTime(s.idx.maxTsMs, uint32(s.idx.maxTsOffset-s.base))
+		}
+		s.idx.sinceBytes = 0
+	}
+	s.idx.sinceBytes += size
+}
