@@ -1,0 +1,214 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+)
+
+// crossCheck applies Kafka's rules over several broker keys. It returns the key at fault and Kafka's words, or "".
+func (b *Broker) crossCheck() (key, problem string) {
+	topic := b.topicValues()
+	overrides, err := connectionOverrides(b.Text("max.connections.per.ip.overrides"))
+	switch {
+	case topic["segment.ms"].(int64) < 1:
+		return "log.roll.ms", "log.roll.ms must be greater than or equal to 1"
+	case topic["segment.jitter.ms"].(int64) < 0:
+		return "log.roll.jitter.ms", "log.roll.jitter.ms must be greater than or equal to 0"
+	case topic["retention.ms"].(int64) == 0:
+		return "log.retention.ms", "log.retention.ms must be unlimited (-1) or, greater than or equal to 1"
+	case b.Int("log.cleaner.threads") == 0 || b.Int("log.cleaner.dedupe.buffer.size")/b.Int("log.cleaner.threads") <= 1<<20:
+		return "log.cleaner.dedupe.buffer.size", "log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread."
+	case b.Int("replica.fetch.wait.max.ms") > b.Int("replica.socket.timeout.ms"):
+		return "replica.fetch.wait.max.ms", "replica.socket.timeout.ms should always be at least replica.fetch.wait.max.ms to prevent unnecessary socket timeouts"
+	case b.Int("replica.fetch.wait.max.ms") > b.Int("replica.lag.time.max.ms"):
+		return "replica.fetch.wait.max.ms", "replica.fetch.wait.max.ms should always be less than or equal to replica.lag.time.max.ms to prevent frequent changes in ISR"
+	case b.Int("queued.max.request.bytes") > 0 && b.Int("queued.max.request.bytes") < b.Int("socket.request.max.bytes"):
+		return "queued.max.request.bytes", "queued.max.request.bytes must be larger or equal to socket.request.max.bytes"
+	case err != nil:
+		return "max.connections.per.ip.overrides", err.Error()
+	case b.Int("max.connections.per.ip") == 0 && len(overrides) == 0:
+		return "max.connections.per.ip", "max.connections.per.ip can be set to zero only if max.connections.per.ip.overrides property is set."
+	}
+	return "", ""
+}
+
+// checkTogether applies the rules over several keys that a start adds to crossCheck.
+func (l *loader) checkTogether(b *Broker) {
+	if key, problem := b.crossCheck(); key != "" {
+		l.failKey(key, problem)
+	}
+	if err := compactionLags(b.topicValues()); err != nil {
+		l.failKey("log.cleaner.min.compaction.lag.ms", err.Error())
+	}
+	if dirs := b.LogDirs(); len(dirs) > 1 {
+		key := "log.dirs"
+		if !b.IsSet(key) {
+			key = "log.dir"
+		}
+		l.failKey(key, notYet+"several log directories; name one, or join the disks below it (RAID, LVM)")
+	} else if dirs[0] == b.MetadataDir() {
+		l.failKey("metadata.log.dir", "must not be the log directory itself, which holds only what Kafka puts there; leave it unset for .moldau inside it")
+	}
+	if tick, election := b.Int("moldau.metastore.tick.ms"), b.Int("moldau.metastore.election.ms"); election < 5*tick {
+		l.failKey("moldau.metastore.election.ms", fmt.Sprintf("must be at least five times moldau.metastore.tick.ms=%d", tick))
+	}
+	if b.IsSet("inter.broker.listener.name") && b.IsSet("security.inter.broker.protocol") {
+		l.failKey("inter.broker.listener.name", "Only one of inter.broker.listener.name and security.inter.broker.protocol should be set.")
+	}
+}
+
+func compactionLags(topic map[string]value) error {
+	if least, most := topic["min.compaction.lag.ms"].(int64), topic["max.compaction.lag.ms"].(int64); least > most {
+		return fmt.Errorf("conflict topic config setting min.compaction.lag.ms (%d) > max.compaction.lag.ms (%d)", least, most)
+	}
+	return nil
+}
+
+func normalName(listener string) string { return strings.ToUpper(strings.TrimSpace(listener)) }
+
+// resolveListeners fills in the listeners, and says which are not opened.
+func (l *loader) resolveListeners(b *Broker) {
+	b.overrides, _ = connectionOverrides(b.Text("max.connections.per.ip.overrides"))
+	all, err := parseEndpoints(b.List("listeners"), 0)
+	if err == nil {
+		err = checkPorts(all)
+	}
+	if err != nil {
+		l.failKey("listeners", err.Error())
+		return
+	}
+	advertised, err := parseEndpoints(b.List("advertised.listeners"), 1)
+	if err != nil {
+		l.failKey("advertised.listeners", err.Error())
+		return
+	}
+	byName, err := protocolMap(b.Text("listener.security.protocol.map"))
+	if err != nil {
+		l.failKey("listener.security.protocol.map", err.Error())
+		return
+	}
+	for _, name := range b.List("controller.listener.names") {
+		b.controllers = append(b.controllers, normalName(name))
+	}
+	var unopened []string
+	for _, e := range all {
+		if slices.Contains(b.controllers, e.name) {
+			unopened = append(unopened, fmt.Sprintf("%s (port %d)", e.name, e.port))
+			continue
+		}
+		protocol, ok := byName[e.name]
+		switch {
+		case !ok:
+			l.failKey("listeners", fmt.Sprintf("no security protocol is defined for listener %s; add %s:PLAINTEXT to listener.security.protocol.map", e.name, e.name))
+		case protocol != Plaintext:
+			l.failKey("listeners", fmt.Sprintf(notYet+"listener %s uses %s, and only PLAINTEXT is implemented", e.name, protocol))
+		}
+		b.listeners = append(b.listeners, Listener{Name: e.name, Host: e.host, Port: e.port, Protocol: protocol})
+	}
+	if len(b.listeners) == 0 {
+		l.failKey("listeners", "has no listener for clients: all are in controller.listener.names")
+		return
+	}
+	l.advertise(b, advertised)
+	if name := b.Text("inter.broker.listener.name"); name != "" && !b.hasListener(normalName(name)) {
+		l.failKey("inter.broker.listener.name", "must be one of the listeners for clients: "+strings.Join(b.listenerNames(), ", "))
+	}
+	if len(unopened) > 0 {
+		l.warn(slog.LevelInfo, []string{"controller.listener.names"},
+			"controller listener not opened: %s; a single node needs no socket for its controller", strings.Join(unopened, ", "))
+	}
+}
+
+// advertise attaches the advertised addresses to their listeners.
+func (l *loader) advertise(b *Broker, advertised []endpoint) {
+	for _, e := range advertised {
+		i := slices.IndexFunc(b.listeners, func(x Listener) bool { return x.Name == e.name })
+		switch {
+		case e.host == "0.0.0.0" || e.host == "::":
+			l.failKey("advertised.listeners", "cannot use the nonroutable meta-address "+e.host+". Use a routable IP address.")
+		case slices.Contains(b.controllers, e.name):
+		case i < 0:
+			l.failKey("advertised.listeners", fmt.Sprintf("names the listener %s, which is not in listeners; there are %s", e.name, strings.Join(b.listenerNames(), ", ")))
+		default:
+			b.listeners[i].AdvertisedHost, b.listeners[i].AdvertisedPort = e.host, e.port
+		}
+	}
+}
+
+func (b *Broker) hasListener(name string) bool { return slices.Contains(b.listenerNames(), name) }
+
+func (b *Broker) listenerNames() []string {
+	out := make([]string, len(b.listeners))
+	for i, l := range b.listeners {
+		out[i] = l.Name
+	}
+	return out
+}
+
+const severalNodes = notYet + "clusters of several nodes; "
+
+// checkSingleNode refuses whatever makes this node part of something larger. To start alone by mistake would split the data.
+func (l *loader) checkSingleNode(b *Broker) {
+	if roles := b.List("process.roles"); len(roles) != 2 {
+		l.failKey("process.roles", severalNodes+"a single node has process.roles=broker,controller")
+	}
+	var strangers []string
+	for _, s := range b.List("controller.quorum.voters") {
+		if v, _ := parseVoter(s); v.id != int64(b.NodeID()) {
+			strangers = append(strangers, s)
+		}
+	}
+	if len(strangers) > 0 {
+		l.failKey("controller.quorum.voters", fmt.Sprintf("%sof the voters only node %d is this one (node.id), not %s",
+			severalNodes, b.NodeID(), strings.Join(strangers, ", ")))
+	}
+	strangers = nil
+	for _, s := range b.List("controller.quorum.bootstrap.servers") {
+		if host, port, _ := splitHostPort(s); !l.isThisNode(b, host, port) {
+			strangers = append(strangers, s)
+		}
+	}
+	if len(strangers) > 0 {
+		l.failKey("controller.quorum.bootstrap.servers", fmt.Sprintf("%s%s is none of this node's controller listeners; for a single node remove the key or name localhost",
+			severalNodes, strings.Join(strangers, ", ")))
+	}
+}
+
+// isThisNode tells whether host:port is a controller listener of this node, without asking a resolver: the port must be that
+// of a controller listener if there is one, and the host one of this node's names.
+func (l *loader) isThisNode(b *Broker, host string, port int) bool {
+	hosts, ports := slices.Clone(l.hosts), []int{}
+	for _, key := range []string{"listeners", "advertised.listeners"} {
+		list, _ := parseEndpoints(b.List(key), 0)
+		for _, e := range list {
+			if e.host != "" {
+				hosts = append(hosts, e.host)
+			}
+			if slices.Contains(b.controllers, e.name) {
+				ports = append(ports, e.port)
+			}
+		}
+	}
+	for _, s := range b.List("controller.quorum.voters") { // all of them are this node by now
+		if v, err := parseVoter(s); err == nil {
+			hosts, ports = append(hosts, v.host), append(ports, v.port)
+		}
+	}
+	if len(ports) > 0 && !slices.Contains(ports, port) {
+		return false
+	}
+	first, _, _ := strings.Cut(host, ".") // a pod's HOSTNAME is the first label of its name
+	return slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) }) ||
+		l.hostname != "" && strings.EqualFold(l.hostname, first)
+}
+
+// saturated is a*b for non-negative b, kept within an int64.
+func saturated(a, b int64) int64 {
+	if a > math.MaxInt64/b {
+		return math.MaxInt64
+	}
+	return a * b
+}

@@ -1,0 +1,93 @@
+package config
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// How a KAFKA_ environment variable is used.
+type envUse int
+
+const (
+	envNone    envUse = iota // not Kafka's, or injected by Kubernetes for a service called kafka
+	envSetting               // a property
+	envIgnored               // for a JVM or a start script
+	envForeign               // a property in the form of another image, which would be missed silently
+)
+
+const (
+	envPrefix     = "KAFKA_"
+	bitnamiPrefix = "KAFKA_CFG_"
+)
+
+// scriptVariables steer Kafka's start scripts and its container image; they are not properties.
+var scriptVariables = regexp.MustCompile(`^KAFKA_([A-Z0-9_]*_)?OPTS$|^KAFKA_(JMX|LOG4J|TOOLS_LOG4J)_|^KAFKA_(VERSION|HOME|DEBUG|MODE)$`)
+
+// serviceVariables are what Kubernetes and Docker links inject for a service whose name starts with kafka.
+var serviceVariables = regexp.MustCompile(`^KAFKA_PORT$|^KAFKA_SERVICE_|_(TCP|UDP)(_(PROTO|PORT|ADDR))?$|_SERVICE_(HOST|PORT)(_[A-Z0-9_]*)?$`)
+
+// envKey maps a variable to a property by the rule of Kafka's own image: _ is a dot, __ an underscore, ___ a dash.
+func envKey(variable, value string) (string, envUse) {
+	rest, ok := strings.CutPrefix(variable, envPrefix)
+	switch {
+	case !ok || rest == "", serviceVariables.MatchString(variable),
+		strings.HasSuffix(variable, "_PORT") && strings.Contains(value, "://"):
+		return "", envNone
+	case scriptVariables.MatchString(variable):
+		return "", envIgnored
+	case strings.HasPrefix(variable, bitnamiPrefix):
+		return "", envForeign
+	}
+	key := strings.ReplaceAll(strings.ToLower(rest), "_", ".")
+	key = strings.ReplaceAll(key, "...", "-")
+	return strings.ReplaceAll(key, "..", "_"), envSetting
+}
+
+// vendorPrefixes belong to a JVM, to other distributions or to Java plug-ins.
+var vendorPrefixes = []string{"confluent.", "java.", "jmx.", "cruise.control.", "strimzi.", "rlmm.config.", "rsm.config."}
+
+func isVendorKey(name string) bool {
+	return slices.ContainsFunc(vendorPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// authorizerKeys are read by Kafka's authorizer and are not in its table.
+var authorizerKeys = []string{"allow.everyone.if.no.acl.found", "super.users"}
+
+// securityOnly tells whether a key matters only with TLS, SASL or an authorizer, none of which can be in use here.
+func securityOnly(name string) bool {
+	if base, ok := listenerBase(name); ok {
+		name = base
+	}
+	return strings.HasPrefix(name, "ssl.") || strings.HasPrefix(name, "sasl.") || name == "connections.max.reauth.ms" ||
+		slices.Contains(authorizerKeys, name)
+}
+
+// removedHint says what became of keys of Kafka 3 and earlier; "" for all others.
+func removedHint(name string) string {
+	if strings.HasPrefix(name, "zookeeper.") {
+		return "there is no ZooKeeper"
+	}
+	if strings.HasPrefix(name, "password.encoder.") {
+		return "it protected passwords in ZooKeeper"
+	}
+	switch name {
+	case "host.name", "port":
+		return "use listeners"
+	case "advertised.host.name", "advertised.port":
+		return "use advertised.listeners"
+	case "delegation.token.master.key":
+		return "now delegation.token.secret.key"
+	case "log.message.timestamp.difference.max.ms":
+		return "now log.message.timestamp.before.max.ms and log.message.timestamp.after.max.ms"
+	case "quota.producer.default", "quota.consumer.default":
+		return "set quotas with moldau quota"
+	case "inter.broker.protocol.version", "log.message.format.version", "log.message.downconversion.enable",
+		"control.plane.listener.name", "controlled.shutdown.max.retries", "controlled.shutdown.retry.backoff.ms",
+		"offsets.commit.required.acks", "broker.id.generation.enable", "reserved.broker.max.id",
+		"group.coordinator.new.enable", "group.share.enable", "auto.include.jmx.reporter",
+		"eligible.leader.replicas.enable", "unstable.metadata.versions.enable", "leader.imbalance.per.broker.percentage":
+		return "no longer needed"
+	}
+	return ""
+}
