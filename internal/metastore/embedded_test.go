@@ -1,0 +1,206 @@
+package metastore
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+)
+
+func TestEmbeddedKeepsItsStateOverRestarts(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "dir")
+	for i := range 3 {
+		s := openTemp(t, dir)
+		kvs, _ := dump(t, s, "")
+		if len(kvs) != i {
+			t.Fatalf("start %d: %+v", i, kvs)
+		}
+		mustTxn(t, s, nil, Put(string(rune('a'+i)), []byte("x")))
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestEmbeddedReportsCompaction(t *testing.T) {
+	s := openTemp(t, t.TempDir())
+	defer s.Close()
+	for range 5 {
+		mustTxn(t, s, nil, Put("a", nil))
+	}
+	if _, err := s.(*embedded).client.Compact(ctxOf(t), 5, clientv3.WithCompactPhysical()); err != nil {
+		t.Fatal(err)
+	}
+	if ev := next(t, s.Watch(ctxOf(t), "a", 2)); !errors.Is(ev.Err, ErrCompacted) {
+		t.Fatalf("%+v", ev)
+	}
+	if ev := next(t, s.Watch(ctxOf(t), "a", 6)); ev.Revision != 6 {
+		t.Fatalf("%+v", ev)
+	}
+}
+
+func TestEmbeddedCloseLeavesNoGoroutine(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	s := openTemp(t, t.TempDir())
+	w := s.Watch(ctxOf(t), "", 1)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range w {
+	}
+}
+
+func TestEmbeddedNamesADamagedOrForeignDirectory(t *testing.T) {
+	healthy := t.TempDir()
+	s := openTemp(t, healthy)
+	mustTxn(t, s, nil, Put("a", nil))
+	s.Close()
+	damage := map[string]func(t *testing.T, dir string) string{
+		"file in place of the directory": func(t *testing.T, dir string) string {
+			name := filepath.Join(dir, "plain")
+			write(t, name, "x")
+			return name
+		},
+		"foreign directory": func(t *testing.T, dir string) string {
+			os.RemoveAll(filepath.Join(dir, "member"))
+			write(t, filepath.Join(dir, "meta.properties"), "version=1")
+			return dir
+		},
+		"newer format": func(t *testing.T, dir string) string {
+			write(t, filepath.Join(dir, markerName), "moldau metastore 2\n")
+			return dir
+		},
+		"log is gone": func(t *testing.T, dir string) string {
+			os.RemoveAll(filepath.Join(dir, "member", "wal"))
+			return dir
+		},
+		"database is gone": func(t *testing.T, dir string) string {
+			os.Remove(filepath.Join(dir, "member", "snap", "db"))
+			return dir
+		},
+		"database is garbage": func(t *testing.T, dir string) string {
+			write(t, filepath.Join(dir, "member", "snap", "db"), strings.Repeat("garbage", 9000))
+			return dir
+		},
+		"log is garbage": func(t *testing.T, dir string) string {
+			logs, _ := filepath.Glob(filepath.Join(dir, "member", "wal", "*.wal"))
+			write(t, logs[0], strings.Repeat("garbage", 9000))
+			return dir
+		},
+	}
+	for name, f := range damage {
+		t.Run(name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "metastore")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer os.RemoveAll(dir)
+			if err := os.CopyFS(dir, os.DirFS(healthy)); err != nil {
+				t.Fatal(err)
+			}
+			dir = f(t, dir)
+			s, err := OpenEmbedded(EmbeddedOptions{Dir: dir, Tick: 10 * time.Millisecond, NoSync: true, StartTimeout: patience})
+			if err == nil {
+				s.Close()
+				t.Fatal("opened")
+			}
+			t.Log(err)
+			if !strings.Contains(err.Error(), dir) {
+				t.Fatalf("%v does not name %s", err, dir)
+			}
+		})
+	}
+}
+
+func TestEmbeddedStartsAgainAfterAnUnfinishedFirstStart(t *testing.T) {
+	dir := t.TempDir()
+	s := openTemp(t, dir)
+	s.Close()
+	os.Remove(filepath.Join(dir, markerName))
+	os.RemoveAll(filepath.Join(dir, "member", "wal"))
+	s = openTemp(t, dir)
+	mustTxn(t, s, nil, Put("a", nil))
+	s.Close()
+}
+
+func write(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFatalDoesNotEndTheProcess calls the hook as etcd would, from a goroutine that is then parked.
+func TestFatalDoesNotEndTheProcess(t *testing.T) {
+	dir, err := os.MkdirTemp("", "metastore")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	heard := make(chan error, 2)
+	s, err := OpenEmbedded(EmbeddedOptions{Dir: dir, Tick: 10 * time.Millisecond, NoSync: true, OnFatal: func(err error) { heard <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := s.Watch(ctxOf(t), "", 1)
+	for range 2 {
+		go s.(*embedded).etcd.GetLogger().Fatal("failed to save Raft hard state and entries", zap.Error(errors.New("disk full")))
+	}
+	if err := <-heard; !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "disk full") || !strings.Contains(err.Error(), dir) {
+		t.Fatal(err)
+	}
+	if ev := next(t, w); !errors.Is(ev.Err, ErrUnavailable) {
+		t.Fatalf("%+v", ev)
+	}
+	if _, err := s.Txn(ctxOf(t), nil, []Op{Put("a", nil)}); !errors.Is(err, ErrUnavailable) {
+		t.Fatal(err)
+	}
+	if err := s.Close(); !errors.Is(err, ErrUnavailable) {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-heard:
+		t.Fatalf("heard twice: %v", err)
+	default:
+	}
+}
+
+func TestLogIsQuietOnAHealthyRun(t *testing.T) {
+	var text bytes.Buffer
+	dir := filepath.Join(t.TempDir(), "new")
+	for range 2 {
+		s, err := OpenEmbedded(EmbeddedOptions{Dir: dir, Tick: 10 * time.Millisecond, NoSync: true, Log: slog.New(slog.NewTextHandler(&text, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustTxn(t, s, nil, Put("a", nil))
+		s.Close()
+	}
+	if text.Len() > 0 {
+		t.Fatal(text.String())
+	}
+}
+
+// BenchmarkStart is the time from nothing to a store that takes writes, with the shipped timers.
+func BenchmarkStart(b *testing.B) {
+	for range b.N {
+		s, err := OpenEmbedded(EmbeddedOptions{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		s.Close()
+		b.StartTimer()
+	}
+}
