@@ -1,0 +1,92 @@
+package partition
+
+import (
+	"fmt"
+
+	"moldau/internal/storage"
+)
+
+// Offset is the answer to a lookup: Offset -1 means that there is no such record.
+type Offset struct {
+	Offset      int64
+	TimestampMs int64 // -1 where the lookup is not by time
+	LeaderEpoch int32 // of the record at Offset, -1 if not known
+}
+
+// none is the answer when there is no such record.
+var none = Offset{-1, -1, -1}
+
+// Earliest is the first offset that may be read.
+func (p *Partition) Earliest(currentEpoch int32) (Offset, error) {
+	if _, err := p.leads(currentEpoch); err != nil {
+		return none, err
+	}
+	start := p.log.Start()
+	return Offset{start, -1, p.log.EpochAt(start)}, nil
+}
+
+// Latest is the offset behind the last record that the reader may see. ErrNotSettled
+// while a new leader may know less than the one before.
+func (p *Partition) Latest(currentEpoch int32, readCommitted bool) (Offset, error) {
+	limit, epoch, err := p.readable(currentEpoch, readCommitted)
+	if err != nil {
+		return none, err
+	}
+	return Offset{limit, -1, epoch}, nil
+}
+
+// readable is the end of what a reader may see, and the leader epoch.
+func (p *Partition) readable(currentEpoch int32, readCommitted bool) (limit int64, epoch int32, err error) {
+	if epoch, err = p.leads(currentEpoch); err != nil {
+		return -1, -1, err
+	}
+	p.mu.Lock()
+	settled := p.mu.state.Settled()
+	p.mu.Unlock()
+	if !settled {
+		p.log.RequestFlush(p.log.End())
+		return -1, epoch, fmt.Errorf("%s: %w", p.Name(), ErrNotSettled)
+	}
+	limit = p.HighWatermark()
+	if readCommitted {
+		limit = p.log.LastStable(limit)
+	}
+	return limit, epoch, nil
+}
+
+// ByTimestamp is the first visible record that is as new as timestampMs.
+func (p *Partition) ByTimestamp(currentEpoch int32, timestampMs int64, readCommitted bool) (Offset, error) {
+	limit, _, err := p.readable(currentEpoch, readCommitted)
+	if err != nil {
+		return none, err
+	}
+	return found(p.log.ByTimestamp(timestampMs, limit))
+}
+
+// MaxTimestamp is the first record with the newest timestamp (KIP-734).
+func (p *Partition) MaxTimestamp(currentEpoch int32) (Offset, error) {
+	if _, err := p.leads(currentEpoch); err != nil {
+		return none, err
+	}
+	return found(p.log.MaxTimestamp())
+}
+
+func found(t storage.TimestampOffset, ok bool, err error) (Offset, error) {
+	if err != nil || !ok {
+		return none, err
+	}
+	return Offset{t.Offset, t.TimestampMs, t.LeaderEpoch}, nil
+}
+
+// EndForEpoch answers OffsetForLeaderEpoch: (-1, -1) when the epoch is not known.
+func (p *Partition) EndForEpoch(currentEpoch, epoch int32) (int32, int64, error) {
+	current, err := p.leads(currentEpoch)
+	if err != nil {
+		return -1, -1, err
+	}
+	if epoch == current {
+		return current, p.log.End(), nil // also when no record was written in it yet
+	}
+	e, end := p.log.EndForEpoch(epoch)
+	return e, end, nil
+}

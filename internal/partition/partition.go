@@ -1,0 +1,421 @@
+package partition
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"moldau/internal/config"
+	"moldau/internal/partition/replica"
+	"moldau/internal/record"
+	"moldau/internal/storage"
+	"moldau/internal/wire"
+)
+
+// Partition is one replica on this broker. All methods may be called concurrently.
+type Partition struct {
+	tp  storage.TopicPartition
+	id  wire.UUID
+	log *storage.Log // nil if err is set
+	err error        // why there is no log; immutable
+
+	settings atomic.Pointer[settings]
+
+	mu struct {
+		sync.Mutex // guards the following
+		state      replica.State
+		acks       []*ackWaiter // by no order: they are few
+		watchers   map[*Watcher]struct{}
+		gone       bool // deleted or closed
+	}
+	// hw mirrors the state's high watermark for readers that need no lock.
+	hw atomic.Int64
+}
+
+// settings is the topic's configuration as it was resolved last. Immutable.
+type settings struct {
+	topic         config.Topic
+	flushMessages int64
+}
+
+func newPartition(tp storage.TopicPartition, id wire.UUID) *Partition {
+	p := &Partition{tp: tp, id: id}
+	p.mu.watchers = map[*Watcher]struct{}{}
+	return p
+}
+
+// Name is "topic-3".
+func (p *Partition) Name() string { return p.tp.String() }
+
+// TopicPartition is the partition's name in two parts.
+func (p *Partition) TopicPartition() storage.TopicPartition { return p.tp }
+
+// TopicID is the id of the topic.
+func (p *Partition) TopicID() wire.UUID { return p.id }
+
+// Err says why the partition is offline, or nil.
+func (p *Partition) Err() error { return p.usable() }
+
+func (p *Partition) usable() error {
+	if p.err != nil {
+		return &OfflineError{p.Name(), p.err}
+	}
+	return nil
+}
+
+// leads checks that this broker leads the partition, and that the client's idea of the leader epoch
+// (-1: none) is the current one.
+func (p *Partition) leads(currentEpoch int32) (epoch int32, err error) {
+	if err := p.usable(); err != nil {
+		return -1, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.leadsLocked(currentEpoch)
+}
+
+func (p *Partition) leadsLocked(currentEpoch int32) (epoch int32, err error) {
+	epoch = p.mu.state.LeaderEpoch()
+	switch {
+	case p.mu.gone:
+		return epoch, fmt.Errorf("%s: %w", p.Name(), ErrUnknown)
+	case currentEpoch >= 0 && currentEpoch < epoch:
+		return epoch, fmt.Errorf("%s: client has leader epoch %d, the current one is %d: %w", p.Name(), currentEpoch, epoch, ErrFencedEpoch)
+	case currentEpoch >= 0 && currentEpoch > epoch:
+		return epoch, fmt.Errorf("%s: client has leader epoch %d, the current one is %d: %w", p.Name(), currentEpoch, epoch, ErrUnknownEpoch)
+	case !p.mu.state.Leads():
+		return epoch, fmt.Errorf("%s: the leader is broker %d: %w", p.Name(), p.mu.state.Leader(), ErrNotLeader)
+	}
+	return epoch, nil
+}
+
+// Leader is the leader and its epoch as this broker knows them.
+func (p *Partition) Leader() (id, epoch int32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.state.Leader(), p.mu.state.LeaderEpoch()
+}
+
+// HighWatermark is the offset below which records are committed.
+func (p *Partition) HighWatermark() int64 { return p.hw.Load() }
+
+// LogStart and LogEnd are the log's ends; 0 and 0 while it is offline.
+func (p *Partition) LogStart() int64 {
+	if p.log == nil {
+		return 0
+	}
+	return p.log.Start()
+}
+
+// LogEnd is the offset that the next record gets.
+func (p *Partition) LogEnd() int64 {
+	if p.log == nil {
+		return 0
+	}
+	return p.log.End()
+}
+
+// advance brings the replica state up to date with the log and wakes who waited for it.
+// The log calls it after a flush, Append after a write.
+func (p *Partition) advance() {
+	ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	risen := p.mu.state.Moved(ends)
+	if risen {
+		p.hw.Store(p.mu.state.HighWatermark())
+	}
+	p.wakeAcksLocked(ends)
+	if risen {
+		p.wakeWatchersLocked()
+	}
+}
+
+// flushed is the log's hook: a flush ended, or the log dir went offline.
+func (p *Partition) flushed() { p.advance() }
+
+// AppendOptions says how a batch came.
+type AppendOptions struct {
+	Acks      int16 // -1, 0 or 1
+	AllowZstd bool  // Produce v7 and later
+	NowMs     int64
+}
+
+// Appended is where a batch is, and what its producer has to wait for (WaitAck).
+type Appended struct {
+	BaseOffset      int64
+	LogStart        int64
+	LogAppendTimeMs int64 // -1 with CreateTime
+	ack             ackTarget
+}
+
+// Append validates a produced batch and appends it to the log of a partition that this
+// broker leads. The batch's bytes are changed (offsets, leader epoch, timestamps) and
+// not kept. It does not wait for replicas or the disk's flush: that is WaitAck.
+func (p *Partition) Append(b record.Batch, o AppendOptions) (Appended, error) {
+	epoch, err := p.leads(-1)
+	if err != nil {
+		return Appended{}, err
+	}
+	if err := p.enoughReplicas(o.Acks); err != nil {
+		return Appended{}, err
+	}
+	s := p.settings.Load()
+	if b, err = p.prepare(b, s, o); err != nil {
+		return Appended{}, err
+	}
+	a, err := p.log.Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: o.NowMs})
+	if err != nil {
+		return Appended{}, err
+	}
+	out := Appended{BaseOffset: a.BaseOffset, LogStart: a.LogStart, LogAppendTimeMs: -1}
+	if s.topic.LogAppendTime {
+		out.LogAppendTimeMs = a.MaxTimestampMs
+	}
+	switch {
+	case o.Acks < 0:
+		out.ack = ackTarget{commit: a.LastOffset + 1, epoch: epoch}
+	case o.Acks == 1 && s.flushMessages < math.MaxInt64:
+		// Fewer than flush.messages records are unflushed when an append is answered, as in Kafka.
+		out.ack = ackTarget{flush: a.LastOffset + 2 - s.flushMessages, epoch: epoch}
+	}
+	p.advance()
+	if p.watched() {
+		p.log.RequestFlush(a.LastOffset + 1)
+	}
+	return out, nil
+}
+
+func (p *Partition) enoughReplicas(acks int16) error {
+	if acks >= 0 {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ok, have, need := p.mu.state.InSync(); !ok {
+		return fmt.Errorf("%s: %d replicas are in sync, min.insync.replicas is %d: %w", p.Name(), have, need, ErrNotEnoughReplicas)
+	}
+	return nil
+}
+
+// prepare checks the batch against the topic's rules and brings it into the form in
+// which it is stored.
+func (p *Partition) prepare(b record.Batch, s *settings, o AppendOptions) (record.Batch, error) {
+	t := &s.topic
+	if b.Transactional() {
+		return nil, fmt.Errorf("%s: %w", p.Name(), ErrTransactional)
+	}
+	if b.Size() > int(t.MaxMessageBytes) {
+		return nil, &TooLargeError{p.Name(), b.Size(), int(t.MaxMessageBytes), false}
+	}
+	result, err := record.Validate(b, record.Rules{
+		NowMs:                o.NowMs,
+		TimestampBeforeMaxMs: t.TimestampBeforeMaxMs,
+		TimestampAfterMaxMs:  t.TimestampAfterMaxMs,
+		LogAppendTime:        t.LogAppendTime,
+		NeedKey:              t.CleanupCompact,
+		AllowZstd:            o.AllowZstd,
+		MaxInflatedBytes:     t.MaxInflatedBytes,
+		TopicPartition:       p.Name(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if codec, level, change := targetCodec(t, b); change {
+		if b, err = record.Recompress(b, codec, level, t.MaxInflatedBytes); err != nil {
+			return nil, err
+		}
+		if b.Size() > int(t.MaxMessageBytes) {
+			return nil, &TooLargeError{p.Name(), b.Size(), int(t.MaxMessageBytes), true}
+		}
+	}
+	if t.LogAppendTime {
+		b.SetLogAppendTime(o.NowMs)
+	} else {
+		b.SetMaxTimestamp(result.MaxTimestampMs)
+	}
+	return b, nil
+}
+
+// targetCodec says whether compression.type asks for another codec than b has.
+func targetCodec(t *config.Topic, b record.Batch) (c record.Codec, level int, change bool) {
+	if t.CompressionType == "producer" {
+		return 0, 0, false
+	}
+	c, err := record.ParseCodec(t.CompressionType)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: compression.type %q passed its check: %v", t.CompressionType, err))
+	}
+	switch c {
+	case record.Gzip:
+		level = t.GzipLevel
+	case record.LZ4:
+		level = t.LZ4Level
+	case record.Zstd:
+		level = t.ZstdLevel
+	}
+	return c, level, c != b.Codec()
+}
+
+// ackTarget is what an append is waiting for; the zero value waits for nothing.
+type ackTarget struct {
+	commit int64 // high watermark to reach, 0: none
+	flush  int64 // flushed offset to reach, <= 0: none
+	epoch  int32
+}
+
+// ackWaiter is one append that waits.
+type ackWaiter struct {
+	target ackTarget
+	wake   chan struct{} // capacity 1
+}
+
+// reachedLocked reports whether t is fulfilled or can no longer be.
+func (p *Partition) reachedLocked(t ackTarget, ends replica.Ends) (done bool, err error) {
+	switch {
+	case t.commit <= p.mu.state.HighWatermark() && t.flush <= ends.Flushed:
+		return true, nil
+	case p.mu.gone:
+		return true, fmt.Errorf("%s: %w", p.Name(), ErrUnknown)
+	case t.epoch != p.mu.state.LeaderEpoch() || !p.mu.state.Leads():
+		return true, fmt.Errorf("%s: the leader changed while the records waited: %w", p.Name(), ErrNotLeader)
+	}
+	return false, nil
+}
+
+// AckReady reports whether WaitAck would return at once.
+func (p *Partition) AckReady(a Appended) bool {
+	if a.ack == (ackTarget{}) {
+		return true
+	}
+	ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	done, _ := p.reachedLocked(a.ack, ends)
+	return done || p.log.Err() != nil
+}
+
+// WaitAck returns when the append may be acknowledged: with acks=all when the high
+// watermark passed it, with acks=1 when the flush policy is kept. ErrTimedOut and
+// ErrNotLeader mean that the records may or may not be committed.
+func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time) error {
+	if a.ack == (ackTarget{}) {
+		return nil
+	}
+	w := &ackWaiter{target: a.ack, wake: make(chan struct{}, 1)}
+	p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
+	defer p.forget(w)
+	var timer *time.Timer
+	for {
+		ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+		p.mu.Lock()
+		done, err := p.reachedLocked(a.ack, ends)
+		if !done && timer == nil {
+			p.mu.acks = append(p.mu.acks, w)
+		}
+		p.mu.Unlock()
+		if done {
+			return err
+		}
+		if err := p.log.Err(); err != nil {
+			return err
+		}
+		if timer == nil {
+			timer = time.NewTimer(time.Until(deadline))
+			defer timer.Stop()
+			continue // what moved before the waiter was hung in must not be missed
+		}
+		select {
+		case <-w.wake:
+		case <-timer.C:
+			return fmt.Errorf("%s: %w", p.Name(), ErrTimedOut)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (p *Partition) forget(w *ackWaiter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, other := range p.mu.acks {
+		if other == w {
+			last := len(p.mu.acks) - 1
+			p.mu.acks[i] = p.mu.acks[last]
+			p.mu.acks[last] = nil
+			p.mu.acks = p.mu.acks[:last]
+			return
+		}
+	}
+}
+
+func (p *Partition) wakeAcksLocked(ends replica.Ends) {
+	failed := p.log.Err() != nil
+	for _, w := range p.mu.acks {
+		if done, _ := p.reachedLocked(w.target, ends); done || failed {
+			select {
+			case w.wake <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// apply takes over what the metadata says of the partition.
+func (p *Partition) apply(a replica.Assignment, s *settings, cfg storage.LogConfig) {
+	p.settings.Store(s)
+	if p.log == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.mu.state.Apply(a)
+		return
+	}
+	strict := a.FlushPolicy && !p.log.Config().FlushPolicy()
+	p.log.SetConfig(cfg)
+	if strict {
+		p.log.RequestFlush(p.log.End()) // a stricter policy first flushes what is there
+	}
+	ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed := p.mu.state.Apply(a)
+	p.mu.state.Moved(ends)
+	p.hw.Store(p.mu.state.HighWatermark())
+	p.wakeAcksLocked(ends)
+	if changed {
+		p.wakeWatchersLocked()
+	}
+}
+
+// end fails everybody who waits: the partition is deleted or the broker stops.
+func (p *Partition) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.gone = true
+	for _, w := range p.mu.acks {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	p.wakeWatchersLocked()
+}
+
+// IsOffline reports whether err comes from a log that cannot be used.
+func IsOffline(err error) bool {
+	var offline *OfflineError
+	var corrupt *storage.CorruptionError
+	return errors.As(err, &offline) || errors.As(err, &corrupt) || errors.Is(err, storage.ErrOffline) || errors.Is(err, storage.ErrMissing)
+}
+
+// SizeBytes is the sum of the segments' bytes.
+func (p *Partition) SizeBytes() int64 {
+	if p.log == nil {
+		return 0
+	}
+	return p.log.SizeBytes()
+}
