@@ -1,0 +1,102 @@
+// Package protections proves that the tests would notice if a protection against loss
+// were missing: each is switched off in turn, in a copy of the source, and the suite
+// that guards it must fail.
+package protections
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// protection is one line (or more) of the product without which data could be lost.
+type protection struct {
+	name     string
+	file     string // below the module's root
+	from, to string // from must stand in the file exactly once
+	guard    string // package whose tests must fail
+	run      string // which of them
+}
+
+var protections = []protection{
+	{"file sync", "internal/storage/log.go",
+		"return f.Sync() // protection: file sync", "_ = f\n\treturn nil", "./internal/storage", "TestModel$"},
+	{"directory sync", "internal/storage/log.go",
+		"if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: directory sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
+	{"checkpoint rename", "internal/storage/checkpoint.go",
+		`tmp := path.Join(dir, name+".tmp")`, `tmp := path.Join(dir, name)`, "./internal/storage", "TestModel$"},
+	{"checkpoint sync", "internal/storage/checkpoint.go",
+		"if err := f.Sync(); err != nil { // protection: checkpoint sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
+	{"manifest sync", "internal/storage/manifest.go",
+		"if err := m.mu.file.Sync(); err != nil { // protection: manifest sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
+	{"high watermark at most flushed", "internal/partition/replica/replica.go",
+		"if s.a.FlushPolicy { // protection: high watermark", "if false {", "./internal/partition/...", "."},
+	{"CRC in recovery", "internal/storage/recover.go",
+		"err = b.CheckCRC() // protection: recovery CRC", "err = nil", "./internal/storage", "TestModel$"},
+	{"sync of what recovery read", "internal/storage/recover.go",
+		"if err := v.segments[i].sync(); err != nil { // protection: recovered sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
+	{"index rebuild", "internal/storage/read.go",
+		"return s.rebuildIndex() // protection: index rebuild", "return x, nil", "./internal/storage", "TestIndexIsRebuilt"},
+	{"index sync", "internal/storage/point.go",
+		"return f.Sync() // protection: index sync", "return nil", "./internal/storage", "TestModel$"},
+	{"leader epoch cache", "internal/storage/recover.go",
+		"l.mu.epochs.entries = slices.Clone(from.epochs)", "", "./internal/storage", "TestModel$"},
+	{"producer snapshot", "internal/storage/recover.go",
+		"l.mu.producers = decodeProducers(r)", "decodeProducers(r)", "./internal/storage", "TestModel$"},
+	{"has data", "internal/storage/recover.go",
+		"if recorded && !exists { // protection: missing data", "if false {", "./internal/storage", "TestMissing"},
+	{"has data is recorded before the first acknowledgement", "internal/storage/log.go",
+		"return l.dir.manifest.add(kindPresent, l.key(), l.tp, nil, true) // protection: has data", "return nil", "./internal/storage", "TestMissing"},
+}
+
+func TestProtections(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range protections {
+		t.Run(strings.ReplaceAll(p.name, " ", "-"), func(t *testing.T) {
+			out, err := runWithout(t, root, p)
+			if err == nil {
+				t.Fatalf("%s passes without the protection %q (%s)", p.guard, p.name, p.file)
+			}
+			if !strings.Contains(out, "--- FAIL") && !strings.Contains(out, "panic:") {
+				t.Fatalf("the tests did not fail, they did not run:\n%s", out)
+			}
+		})
+	}
+}
+
+// runWithout runs the guarding tests with the protection taken out.
+func runWithout(t *testing.T, root string, p protection) (string, error) {
+	t.Helper()
+	file := filepath.Join(root, filepath.FromSlash(p.file))
+	src, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(src), p.from); n != 1 {
+		t.Fatalf("%s has %q %d times, expected once: the list of protections must follow the code", p.file, p.from, n)
+	}
+	dir := t.TempDir()
+	mutant := filepath.Join(dir, filepath.Base(p.file))
+	if err := os.WriteFile(mutant, []byte(strings.Replace(string(src), p.from, p.to, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: mutant}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(config, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("go", "test", "-vet=off", "-overlay", config, "-run", p.run, p.guard)
+	cmd.Dir = root
+	out, err := cmd.CombinedOutput()
+	return fmt.Sprintf("%s\n%s", cmd, out), err
+}
