@@ -1,0 +1,262 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// pastDeadline wakes a goroutine that waits for a socket.
+var pastDeadline = time.Unix(1, 0)
+
+// Conn is one client connection.
+type Conn struct {
+	srv           *Server
+	nc            *net.TCPConn
+	sock          // the platform's part
+	id            uint64
+	listener      string
+	local, remote netip.AddrPort
+	ctx           context.Context // ends when the peer is gone or the connection is closed
+	cancel        context.CancelFunc
+	state         any
+
+	turn chan struct{} // cap 1: something the reader may wait for has changed
+	stop chan struct{} // closed with quit
+
+	in         inbox     // the reader's
+	gone       bool      // the reader's: the peer has closed its side
+	writeUntil time.Time // the writer's: the write deadline in force
+	noSendfile bool      // the writer's: the platform refused it
+
+	mu            sync.Mutex // guards the following
+	queue         []started  // to be answered, in order; queue[head:] is live. Bound: MaxStarted
+	head          int
+	writing       bool  // somebody holds the writer's role
+	inflight      int   // started and not yet answered, those in queue included
+	inflightBytes int64 // their frames
+	inflightKey   int16 // the key of all of them
+	watching      bool  // the reader waits in awaitTurn for the socket, wake it by its deadline
+	muteUntil     time.Time
+	lastSent      time.Time
+	quit          bool   // read no more
+	broken        bool   // send no more
+	reason        string // why it closed; the first wins
+}
+
+// started is a request in work.
+type started struct {
+	call                  Call
+	buf                   *slab // holds its frame
+	key                   int16
+	size                  int32
+	throttle              time.Duration
+	arrived, begun, local time.Time
+	ready, sending        time.Time
+}
+
+// newConn returns nil if the peer is gone already.
+func newConn(s *Server, listener string, nc *net.TCPConn) *Conn {
+	c := &Conn{
+		srv: s, nc: nc, id: s.lastID.Add(1), listener: listener,
+		local: addrPort(nc.LocalAddr()), remote: addrPort(nc.RemoteAddr()),
+		turn: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	if !c.remote.IsValid() || c.initSock() != nil {
+		return nil
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// Listener is the name of the listener on which the client came.
+func (c *Conn) Listener() string { return c.listener }
+
+// Local is the address on which the client reached us.
+func (c *Conn) Local() netip.AddrPort { return c.local }
+
+// Remote is the client's address.
+func (c *Conn) Remote() netip.AddrPort { return c.remote }
+
+// ID is unique within the server's life.
+func (c *Conn) ID() uint64 { return c.id }
+
+// State and SetState are a slot for the Service. They need no lock when SetState is called
+// only from Start, or from the Wait of a request that is not Early: nothing else of this
+// connection runs then.
+func (c *Conn) State() any { return c.state }
+
+// SetState fills the slot.
+func (c *Conn) SetState(state any) { c.state = state }
+
+// Why a reader ended, besides errors of the socket.
+var (
+	errStopped = errors.New("stopped")        // quit was set; whoever set it gave the reason
+	errIdle    = errors.New("idle")           // IdleTimeout
+	errSlow    = errors.New("frame too slow") // minFrameRate
+)
+
+// frameError is a frame that cannot be one.
+type frameError struct {
+	claimed, limit int64
+	looksLike      string
+}
+
+func (e *frameError) Error() string { return "bad frame size" }
+
+// refusedError is an error of Service.Start.
+type refusedError struct {
+	key, version int16
+	err          error
+}
+
+func (e *refusedError) Error() string { return e.err.Error() }
+
+// run is the reader's life. When it returns, the socket is closed, every Call is released
+// and no goroutine of the connection is left.
+func (c *Conn) run() {
+	err := c.read()
+	reason := c.logEnd(err)
+	if reason == "client" || reason == "idle" || reason == "slow" {
+		c.gone = true
+		c.cancel() // nobody waits for what is parked
+	}
+	c.drainCalls()
+	c.fail(reason, nil)
+	c.in.drop()
+	c.srv.metrics.closed.WithLabelValues(c.reason).Inc() // no lock: the last goroutine
+}
+
+// drainCalls answers what was started and waits until it is gone.
+func (c *Conn) drainCalls() {
+	for {
+		c.writeReady()
+		c.mu.Lock()
+		if c.inflight == 0 && !c.writing {
+			c.mu.Unlock()
+			return
+		}
+		c.awaitTurn(time.Time{})
+	}
+}
+
+// logEnd gives the reason under which the connection is counted, and logs what somebody
+// should look at.
+func (c *Conn) logEnd(err error) (reason string) {
+	log := c.srv.opt.Log.With("listener", c.listener, "peer", c.remote)
+	var frame *frameError
+	var refused *refusedError
+	switch {
+	case errors.Is(err, errStopped):
+		return "shutdown" // unless fail has given another already
+	case errors.Is(err, errIdle):
+		log.Debug("closing an idle connection", "idle", c.srv.opt.IdleTimeout)
+		return "idle"
+	case errors.Is(err, errSlow):
+		if n, ok := c.srv.badFrames.allow(); ok {
+			log.Warn("closing: a request arrives too slowly", "claimedBytes", c.in.claimed(), "receivedBytes", c.in.received(), "suppressed", n)
+		}
+		return "slow"
+	case errors.As(err, &frame):
+		if n, ok := c.srv.badFrames.allow(); ok {
+			attrs := []any{"claimedBytes", frame.claimed, "limitBytes", frame.limit, "suppressed", n}
+			if frame.looksLike != "" {
+				attrs = append(attrs, "cause", "looks like "+frame.looksLike+" on a PLAINTEXT listener")
+			}
+			log.Warn("closing: not a Kafka request, or one beyond socket.request.max.bytes", attrs...)
+		}
+		return "frame"
+	case errors.As(err, &refused):
+		if n, ok := c.srv.badFrames.allow(); ok {
+			log.Warn("closing: request refused", "apiKey", refused.key, "apiVersion", refused.version, "error", refused.err, "suppressed", n)
+		}
+		return "request"
+	case err != io.EOF && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed):
+		log.Debug("connection lost", "error", err)
+	}
+	return "client"
+}
+
+// fail closes the connection at once: parked calls wake, nothing more is read or sent. err,
+// if any, is logged. The first reason counts.
+func (c *Conn) fail(reason string, err error) {
+	c.mu.Lock()
+	first := c.reason == ""
+	if first {
+		c.reason = reason
+	}
+	c.broken = true
+	c.stopLocked()
+	c.mu.Unlock()
+	c.cancel()
+	_ = c.nc.Close() // it is gone either way
+	if first && err != nil {
+		c.srv.opt.Log.Log(context.Background(), failLevel(reason), "closing: a response could not be sent whole",
+			"listener", c.listener, "peer", c.remote, "reason", reason, "error", err)
+	}
+}
+
+func failLevel(reason string) slog.Level {
+	if reason == "file" {
+		return slog.LevelError
+	}
+	return slog.LevelDebug
+}
+
+// stopReading ends the reader at its next wait; started requests go on.
+func (c *Conn) stopReading() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopLocked()
+}
+
+func (c *Conn) stopLocked() {
+	if c.quit {
+		return
+	}
+	c.quit = true
+	close(c.stop)
+	_ = c.nc.SetReadDeadline(pastDeadline) // fails only on a closed socket
+	c.signal()
+}
+
+// signal tells the reader that its turn may have come. mu is held.
+func (c *Conn) signal() {
+	select {
+	case c.turn <- struct{}{}:
+	default:
+	}
+	if c.watching && !c.quit {
+		_ = c.nc.SetReadDeadline(pastDeadline)
+	}
+}
+
+// setReadDeadline does not touch the deadline by which stopReading wakes the reader.
+func (c *Conn) setReadDeadline(t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.quit {
+		_ = c.nc.SetReadDeadline(t)
+	}
+}
+
+// awaitSignal waits for a signal or, if it is set, for until. mu is held, and released.
+func (c *Conn) awaitSignal(until time.Time) {
+	c.mu.Unlock()
+	if until.IsZero() {
+		<-c.turn
+		return
+	}
+	t := time.NewTimer(time.Until(until))
+	defer t.Stop()
+	select {
+	case <-c.turn:
+	case <-t.C:
+	}
+}

@@ -1,0 +1,46 @@
+// Package network moves Kafka's frames between sockets and a Service. It alone knows
+// listeners, connections, framing, back-pressure and how bytes leave; it knows nothing
+// of what a request means beyond its size and its API key.
+//
+// Door: Listen binds, Serve accepts, Close drains, Abort cuts. Service and Call are what
+// the layer above implements; Conn is what it sees of a connection.
+//
+// Reader starts, writer waits. A connection has one goroutine, its reader: it cuts frames
+// and starts them. Started calls stand in a queue and are answered in its order by whoever
+// holds the writer's role (Conn.writing): the reader itself when the next call is ready, so
+// that an answer costs no goroutine switch, and a goroutine of its own only while a call
+// parks. The reader meanwhile reads on, so that a disconnect is noticed. The reader ends
+// last: it waits for the writer, and the server waits for its readers and acceptors.
+//
+// Invariants:
+//  1. Responses leave in the order in which their requests arrived.
+//  2. A request starts only when every earlier response of its connection has been handed to
+//     the socket whole, except a Service.Early key behind requests of the same key (at most
+//     MaxStarted, and Options.ConnBytes of frames).
+//  3. For every Call that Start returned, Wait is called once, then Release once, whatever
+//     happens to the connection. Its frame is valid until Release returns.
+//  4. Memory for a frame grows with the bytes that came, never with the length that was
+//     claimed: at most 16 times what came, and for a small part of a frame at most 4 KiB.
+//  5. Frames in memory stay below QueuedBytes, but for small frames (4 KiB, which never wait)
+//     and for one frame at a time that may overdraw; so partly received frames cannot block
+//     one another for ever. A frame that comes slower than minFrameRate loses its connection.
+//  6. After a part of a response has left, it is completed or the connection is closed.
+//  7. An idle connection holds no buffer.
+//
+// Stage times, as Kafka's RequestMetrics, from six instants of a request:
+//
+//	arrived  the recv that brought the frame's last byte returned
+//	begun    Service.Start was called
+//	local    Reply.LocalDone, or Start's return where that is zero
+//	ready    Reply.Ready, or Wait's return where that is zero
+//	sending  the send that carries the response's first byte began
+//	sent     the kernel took the response's last byte (for Reply.None: equal to sending)
+//
+//	RequestQueueTime  begun - arrived, a mute (Throttle) of the request before included
+//	LocalTime         local - begun
+//	RemoteTime        ready - local: parked, for other replicas, for data, for a group
+//	ThrottleTime      Reply.Throttle: how long the connection is muted after the response
+//	ResponseQueueTime sending - ready
+//	ResponseSendTime  sent - sending, a client that reads slowly included
+//	TotalTime         sent - arrived
+package network

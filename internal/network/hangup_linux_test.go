@@ -1,0 +1,5 @@
+//go:build !portable
+
+package network
+
+const seesHangup = true

@@ -1,0 +1,444 @@
+package network
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"time"
+)
+
+const (
+	sizeBytes    = 4
+	minFrame     = 8        // key, version, correlation id
+	largeFrom    = 32 << 10 // received bytes of a frame beyond a slab, from which it gets a buffer of its own
+	largeGrowth  = 4
+	minFrameRate = 16 << 10 // bytes a second on average, after minRateGrace
+)
+
+// inbox is what the reader has received and not yet cut into frames.
+type inbox struct {
+	slab      *slab // nil while idle
+	r, w      int   // slab.buf[r:w] is received and not cut
+	large     *slab // a frame that exceeds slabBytes, being received
+	largeHave int
+	largeSize int
+	arrived   time.Time // of the last recv
+	partial   time.Time // since when a frame is incomplete, waits for the budget left out; zero: none is
+	deadline  bool      // a read deadline is set
+}
+
+// claimed and received describe the incomplete frame, for the log.
+func (in *inbox) claimed() int {
+	if in.large != nil {
+		return in.largeSize
+	}
+	if in.w-in.r < sizeBytes {
+		return 0
+	}
+	return int(binary.BigEndian.Uint32(in.slab.buf[in.r:]))
+}
+
+func (in *inbox) received() int {
+	if in.large != nil {
+		return in.largeHave
+	}
+	return in.w - in.r
+}
+
+// drop gives the buffers back.
+func (in *inbox) drop() {
+	if in.slab != nil {
+		in.slab.unref()
+		in.slab = nil
+	}
+	if in.large != nil {
+		in.large.unref()
+		in.large = nil
+	}
+	in.r, in.w = 0, 0
+}
+
+// put replaces the slab; the received bytes were copied to its front.
+func (in *inbox) put(s *slab, w int) {
+	if in.slab != nil {
+		in.slab.unref()
+	}
+	in.slab, in.r, in.w = s, 0, w
+}
+
+// read cuts and starts requests until the connection ends.
+func (c *Conn) read() error {
+	for {
+		frame, buf, err := c.next()
+		if err != nil {
+			return err
+		}
+		if err := c.begin(frame, buf); err != nil {
+			return err
+		}
+	}
+}
+
+// begin starts the request in frame when its turn has come, and takes over the reference on buf.
+func (c *Conn) begin(frame []byte, buf *slab) error {
+	key := int16(binary.BigEndian.Uint16(frame))
+	arrived := c.in.arrived
+	if err := c.admit(key, int64(len(frame))); err != nil {
+		buf.unref()
+		return err
+	}
+	begun := time.Now()
+	call, err := c.srv.opt.Service.Start(c.ctx, c, frame, arrived)
+	if err != nil {
+		c.mu.Lock()
+		c.inflight--
+		c.inflightBytes -= int64(len(frame))
+		c.mu.Unlock()
+		version := int16(binary.BigEndian.Uint16(frame[2:]))
+		buf.unref()
+		return &refusedError{key: key, version: version, err: err}
+	}
+	if call == nil {
+		panic("BUG: Service.Start returned neither a Call nor an error")
+	}
+	e := started{call: call, buf: buf, key: key, size: int32(len(frame)), arrived: arrived, begun: begun, local: time.Now()}
+	c.mu.Lock()
+	if c.head == len(c.queue) {
+		c.queue, c.head = c.queue[:0], 0
+	} else if len(c.queue) == cap(c.queue) && c.head > 0 {
+		n := copy(c.queue, c.queue[c.head:])
+		clear(c.queue[n:])
+		c.queue, c.head = c.queue[:n], 0
+	}
+	c.queue = append(c.queue, e)
+	c.mu.Unlock()
+	return nil
+}
+
+// admit waits until a request may start, and counts it.
+func (c *Conn) admit(key int16, size int64) error {
+	early := c.srv.opt.Service.Early(key)
+	for {
+		c.mu.Lock()
+		if c.quit {
+			c.mu.Unlock()
+			return errStopped
+		}
+		muted := !c.muteUntil.IsZero() && !c.gone && time.Now().Before(c.muteUntil)
+		free := c.inflight == 0 || early && key == c.inflightKey && c.inflight < MaxStarted &&
+			c.inflightBytes+size <= c.srv.opt.ConnBytes
+		if free && !muted {
+			c.muteUntil = time.Time{}
+			c.inflight++
+			c.inflightBytes += size
+			c.inflightKey = key
+			c.mu.Unlock()
+			return nil
+		}
+		if c.head < len(c.queue) && !c.writing {
+			c.mu.Unlock()
+			c.writeReady()
+			continue
+		}
+		var until time.Time
+		if free {
+			until = c.muteUntil
+		}
+		c.awaitTurn(until)
+	}
+}
+
+// next returns the next whole frame, without its size bytes, and a reference on its buffer.
+func (c *Conn) next() ([]byte, *slab, error) {
+	in := &c.in
+	for {
+		have := in.w - in.r
+		if have >= sizeBytes {
+			size, err := c.checkSize(in.slab.buf[in.r:in.w])
+			switch {
+			case err != nil:
+				return nil, nil, err
+			case have >= sizeBytes+size:
+				frame, buf := c.cut(size)
+				return frame, buf, nil
+			case sizeBytes+size > slabBytes && have >= largeFrom:
+				return c.nextLarge(size)
+			}
+		}
+		if err := c.fill(); err != nil {
+			return nil, nil, err
+		}
+	}
+}
+
+// checkSize looks at the head of a frame, as far as it is there.
+func (c *Conn) checkSize(p []byte) (int, error) {
+	size := int64(int32(binary.BigEndian.Uint32(p)))
+	limit := int64(c.srv.opt.MaxRequestBytes)
+	if len(p) >= sizeBytes+2 && size >= minFrame && size <= limit {
+		limit = min(limit, int64(c.srv.opt.Service.MaxFrameBytes(int16(binary.BigEndian.Uint16(p[sizeBytes:])))))
+	}
+	if size < minFrame || size > limit {
+		return 0, &frameError{claimed: size, limit: limit, looksLike: looksLike(p)}
+	}
+	return int(size), nil
+}
+
+// looksLike names the protocol whose first bytes were taken for a size.
+func looksLike(p []byte) string {
+	if p[0] == 0x16 && p[1] == 0x03 {
+		return "TLS"
+	}
+	switch string(p[:4]) {
+	case "GET ", "POST", "HEAD", "PUT ", "OPTI", "DELE", "PRI ", "CONN":
+		return "HTTP"
+	case "SSH-":
+		return "SSH"
+	}
+	return ""
+}
+
+// cut takes a whole frame out of the slab. A small one is copied, so that a request that
+// parks pins what it needs and not a slab.
+func (c *Conn) cut(size int) ([]byte, *slab) {
+	in := &c.in
+	frame := in.slab.buf[in.r+sizeBytes : in.r+sizeBytes+size : in.r+sizeBytes+size]
+	in.r += sizeBytes + size
+	in.partial = time.Time{}
+	var buf *slab
+	if size <= smallBytes {
+		buf = c.srv.mem.small(size)
+		frame = buf.buf[:copy(buf.buf, frame):size]
+	} else {
+		buf = in.slab
+		buf.ref()
+	}
+	if in.r == in.w {
+		in.drop()
+	}
+	return frame, buf
+}
+
+// fill receives more. What is started is answered first, because this may wait long.
+func (c *Conn) fill() error {
+	c.writeReady()
+	in := &c.in
+	have := in.w - in.r
+	if have > 0 {
+		c.beginPartial()
+	}
+	if have <= smallBytes {
+		return c.fillIdle(have)
+	}
+	// More than a small part of a frame is there: wait with the slab in hand.
+	if in.r > 0 {
+		if in.slab.refs.Load() == 1 {
+			copy(in.slab.buf, in.slab.buf[in.r:in.w])
+			in.r, in.w = 0, have
+		} else if err := c.moveToLarge(); err != nil {
+			return err
+		}
+	}
+	n, err := c.readInto(in.slab.buf[in.w:])
+	in.w += n
+	return err
+}
+
+// fillIdle waits without a slab: a small part of a frame is kept in a small buffer.
+func (c *Conn) fillIdle(have int) error {
+	in := &c.in
+	if have > 0 && len(in.slab.buf) > smallBytes {
+		s := c.srv.mem.small(have)
+		in.put(s, copy(s.buf, in.slab.buf[in.r:in.w]))
+	}
+	if have == 0 {
+		in.partial = time.Time{}
+		c.armIdle()
+	}
+	for {
+		n, starved, err := c.recvIdle()
+		switch {
+		case starved: // the budget has no slab for us, and a small buffer is not enough
+			if err := c.moveToLarge(); err != nil {
+				return err
+			}
+			n, err := c.readInto(in.slab.buf[in.w:])
+			in.w += n
+			return err
+		case err == nil:
+			c.received(n)
+			return nil
+		}
+		if err := c.onReadError(err); err != nil {
+			return err
+		}
+		if have == 0 {
+			c.armIdle()
+		}
+	}
+}
+
+// needsSlab reports whether a small buffer cannot hold the frame whose beginning is there.
+func (c *Conn) needsSlab() bool {
+	have := c.in.w - c.in.r
+	return have >= smallBytes || have >= sizeBytes && sizeBytes+c.in.claimed() > smallBytes
+}
+
+// receiveSlab is a buffer for the recv that follows, with the received bytes at its front; nil if
+// only the budget can help. Called when the socket is readable.
+func (c *Conn) receiveSlab() (s *slab, have int) {
+	s = c.srv.mem.tryLarge(slabBytes)
+	if s == nil {
+		if c.needsSlab() {
+			return nil, 0
+		}
+		s = c.srv.mem.small(smallBytes)
+	}
+	if c.in.slab != nil {
+		have = copy(s.buf, c.in.slab.buf[c.in.r:c.in.w])
+	}
+	return s, have
+}
+
+// moveToLarge copies the received bytes to the front of a new slab, for which it waits.
+func (c *Conn) moveToLarge() error {
+	s, err := c.budgeted(slabBytes, c.in.slab)
+	if err != nil {
+		return err
+	}
+	c.in.put(s, copy(s.buf, c.in.slab.buf[c.in.r:c.in.w]))
+	return nil
+}
+
+// budgeted waits for the budget; that wait does not count as slowness of the client.
+func (c *Conn) budgeted(n int, prev *slab) (*slab, error) {
+	if prev == nil || !prev.overdraft {
+		if s := c.srv.mem.tryLarge(n); s != nil {
+			return s, nil
+		}
+	}
+	began := time.Now()
+	s := c.srv.mem.large(n, prev, c.stop)
+	if s == nil {
+		return nil, errStopped
+	}
+	c.in.partial = c.in.partial.Add(time.Since(began))
+	return s, nil
+}
+
+// nextLarge receives the rest of a frame that exceeds a slab, into a buffer that grows with
+// what arrives.
+func (c *Conn) nextLarge(size int) ([]byte, *slab, error) {
+	in := &c.in
+	c.writeReady()
+	c.beginPartial()
+	first := min(size, slabBytes*largeGrowth)
+	s, err := c.budgeted(first, in.slab)
+	if err != nil {
+		return nil, nil, err
+	}
+	have := copy(s.buf, in.slab.buf[in.r+sizeBytes:in.w])
+	in.drop()
+	in.large, in.largeSize, in.largeHave = s, size, have
+	room := first // charged; the buffer may be longer
+	for in.largeHave < size {
+		if in.largeHave == room {
+			room = min(size, room*largeGrowth)
+			s, err := c.budgeted(room, in.large)
+			if err != nil {
+				return nil, nil, err
+			}
+			copy(s.buf, in.large.buf[:in.largeHave])
+			in.large.unref()
+			in.large = s
+		}
+		n, err := c.readInto(in.large.buf[in.largeHave:room])
+		in.largeHave += n
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	s, in.large, in.partial = in.large, nil, time.Time{}
+	return s.buf[:size:size], s, nil
+}
+
+// readInto receives at least a byte, with the buffer in hand.
+func (c *Conn) readInto(p []byte) (int, error) {
+	for {
+		n, err := c.nc.Read(p)
+		if n > 0 {
+			c.received(n)
+			return n, nil
+		}
+		if err := c.onReadError(err); err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (c *Conn) received(n int) {
+	c.in.arrived = time.Now()
+	c.srv.metrics.bytesIn.Add(float64(n))
+}
+
+// beginPartial starts the clock of an incomplete frame.
+func (c *Conn) beginPartial() {
+	if c.in.partial.IsZero() {
+		c.in.partial = time.Now()
+		c.setReadDeadline(c.in.partial.Add(c.srv.opt.minRateGrace))
+		c.in.deadline = true
+	}
+}
+
+// armIdle sets the idle deadline. It moves only when it strikes, not with every request.
+func (c *Conn) armIdle() {
+	in := &c.in
+	if d := c.srv.opt.IdleTimeout; d > 0 && !in.deadline {
+		c.setReadDeadline(time.Now().Add(d))
+		in.deadline = true
+	}
+}
+
+// onReadError says whether a failed read ends the connection: a deadline may be that of an
+// earlier wait, or come from awaitTurn.
+func (c *Conn) onReadError(err error) error {
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	c.mu.Lock()
+	quit, inflight, last := c.quit, c.inflight, c.lastSent
+	c.mu.Unlock()
+	if quit {
+		return errStopped
+	}
+	in, now := &c.in, time.Now()
+	if !in.partial.IsZero() {
+		earned := time.Duration(in.received()) * time.Second / minFrameRate
+		until := in.partial.Add(c.srv.opt.minRateGrace + earned)
+		if now.After(until) {
+			return errSlow
+		}
+		c.setReadDeadline(until.Add(time.Millisecond))
+		in.deadline = true
+		return nil
+	}
+	in.deadline = false
+	idle := c.srv.opt.IdleTimeout
+	if idle <= 0 {
+		c.setReadDeadline(time.Time{})
+		return nil
+	}
+	if in.arrived.After(last) {
+		last = in.arrived
+	}
+	until := last.Add(idle)
+	if inflight > 0 || last.IsZero() {
+		until = now.Add(idle)
+	}
+	if last.IsZero() && inflight == 0 || !now.Before(until) {
+		return errIdle
+	}
+	c.setReadDeadline(until)
+	in.deadline = true
+	return nil
+}

@@ -1,0 +1,315 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	// MaxStarted is how many requests of one connection may be started and unanswered.
+	MaxStarted = 32
+
+	defaultMaxRequestBytes = 100 << 20
+	defaultQueuedBytes     = 128 << 20
+	defaultConnBytes       = 8 << 20
+	acceptBackoffMax       = time.Second
+)
+
+// Listener is one address to listen on. Host "localhost" means 127.0.0.1 and ::1, an empty
+// host every interface; port 0 lets the system choose.
+type Listener struct {
+	Name       string // as in Kafka's listeners, for example PLAINTEXT or INTERNAL
+	Addr       string // host:port
+	Advertised string // for the layer above; not used here
+}
+
+// Options of a server. Service is required; the zero value of everything else is a default.
+type Options struct {
+	Listeners  []Listener
+	Service    Service
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: not registered
+
+	MaxRequestBytes int32 // socket.request.max.bytes; 0: 100 MiB
+	QueuedBytes     int64 // queued.max.request.bytes, of frames in memory; 0 or less: 128 MiB
+	ConnBytes       int64 // frames of one connection that may be started together (at least one may); 0: 8 MiB
+
+	MaxConnections    int                // max.connections; 0: no limit
+	MaxPerIP          int                // max.connections.per.ip; 0: no limit
+	MaxPerIPOverrides map[netip.Addr]int // max.connections.per.ip.overrides
+	IdleTimeout       time.Duration      // connections.max.idle.ms, also for a client that takes nothing of a response; 0: never
+	SendBuffer        int                // socket.send.buffer.bytes; 0 or less: the system's
+	RecvBuffer        int                // socket.receive.buffer.bytes; 0 or less: the system's
+	SlowRequest       time.Duration      // log a request that takes longer than this apart from parking and throttling; 0: off
+	minRateGrace      time.Duration      // tests only: how long a partial frame may stand still, else 30 s
+}
+
+// BoundListener is an address that is really listened on.
+type BoundListener struct {
+	Name string
+	Addr netip.AddrPort
+}
+
+// Server owns the listeners and connections of one broker.
+type Server struct {
+	opt      Options
+	mem      *memory
+	metrics  *metrics
+	outboxes outboxes
+
+	listeners []boundListener
+	quit      chan struct{}  // closed by the first stop
+	wg        sync.WaitGroup // acceptors and readers
+	lastID    atomic.Uint64
+	badFrames logLimit
+	refusals  logLimit
+	slow      logLimit
+
+	mu      sync.Mutex // guards the following
+	closing bool
+	served  bool
+	conns   map[*Conn]struct{}
+	perIP   map[netip.Addr]int
+}
+
+type boundListener struct {
+	name string
+	ln   *net.TCPListener
+	addr netip.AddrPort
+}
+
+// Listen binds every listener and accepts nothing yet, so that a busy port is an error before
+// anything else has started.
+func Listen(opt Options) (*Server, error) {
+	if opt.Service == nil {
+		panic("BUG: network.Options without a Service")
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	opt.MaxRequestBytes = orDefault(opt.MaxRequestBytes, defaultMaxRequestBytes)
+	opt.QueuedBytes = orDefault(opt.QueuedBytes, defaultQueuedBytes)
+	opt.ConnBytes = orDefault(opt.ConnBytes, defaultConnBytes)
+	opt.minRateGrace = orDefault(opt.minRateGrace, 30*time.Second)
+	s := &Server{
+		opt: opt, mem: newMemory(opt.QueuedBytes), quit: make(chan struct{}),
+		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int),
+	}
+	for _, l := range opt.Listeners {
+		bound, err := bind(l)
+		if err != nil {
+			s.closeListeners()
+			return nil, err
+		}
+		s.listeners = append(s.listeners, bound...)
+	}
+	s.metrics = newMetrics(opt.Registerer, func() float64 { return float64(s.mem.available()) })
+	return s, nil
+}
+
+func orDefault[T int | int32 | int64 | time.Duration](v, def T) T {
+	if v <= 0 {
+		return def
+	}
+	return v
+}
+
+// Serve starts the acceptors and returns at once. After Close it does nothing.
+func (s *Server) Serve() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing || s.served {
+		return
+	}
+	s.served = true
+	for _, l := range s.listeners {
+		s.wg.Go(func() { s.accept(l) })
+	}
+}
+
+// Addrs are the real addresses, in the order of Options.Listeners; "localhost" gives two.
+func (s *Server) Addrs() []BoundListener {
+	out := make([]BoundListener, len(s.listeners))
+	for i, l := range s.listeners {
+		out[i] = BoundListener{Name: l.name, Addr: l.addr}
+	}
+	return out
+}
+
+// Close stops accepting and reading, lets started requests finish and leave until drain ends,
+// then closes what is left. It returns when every goroutine has ended: nil, or drain's error
+// if connections had to be cut.
+func (s *Server) Close(drain context.Context) error {
+	s.stop()
+	done := make(chan struct{})
+	go func() {
+		s.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-drain.Done():
+	}
+	cut := s.cut()
+	<-done
+	if cut == 0 {
+		return nil
+	}
+	return fmt.Errorf("network: cut %d connections with unfinished requests: %w", cut, context.Cause(drain))
+}
+
+// Abort closes everything at once and returns when every goroutine has ended. It may be
+// called while Close drains.
+func (s *Server) Abort() {
+	s.stop()
+	s.cut()
+	s.wg.Wait()
+}
+
+// stop ends accepting and reading.
+func (s *Server) stop() {
+	s.closeListeners()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing {
+		s.closing = true
+		close(s.quit)
+	}
+	for c := range s.conns {
+		c.stopReading()
+	}
+}
+
+func (s *Server) cut() (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.fail("shutdown", nil)
+		n++
+	}
+	return n
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range s.listeners {
+		_ = l.ln.Close() // nothing can be done, and a second close is harmless
+	}
+}
+
+// accept runs until the listener is closed. Any other error (EMFILE above all) passes: it
+// waits longer and longer, and goes on.
+func (s *Server) accept(l boundListener) {
+	backoff := time.Duration(0)
+	accepted := s.metrics.accepted.WithLabelValues(l.name)
+	open := s.metrics.connections.WithLabelValues(l.name)
+	for {
+		nc, err := l.ln.AcceptTCP()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			backoff = min(max(2*backoff, 5*time.Millisecond), acceptBackoffMax)
+			if n, ok := s.refusals.allow(); ok {
+				s.opt.Log.Error("cannot accept connections, trying again", "listener", l.name,
+					"address", l.addr, "error", err, "wait", backoff, "suppressed", n)
+			}
+			select {
+			case <-time.After(backoff):
+			case <-s.quit:
+			}
+			continue
+		}
+		backoff = 0
+		accepted.Inc()
+		if !s.admit(l, nc, open) {
+			_ = nc.Close()
+		}
+	}
+}
+
+// admit checks the limits, registers the connection and starts its reader.
+func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) bool {
+	if s.opt.SendBuffer > 0 {
+		_ = nc.SetWriteBuffer(s.opt.SendBuffer) // a wish, as everywhere
+	}
+	if s.opt.RecvBuffer > 0 {
+		_ = nc.SetReadBuffer(s.opt.RecvBuffer)
+	}
+	c := newConn(s, l.name, nc)
+	if c == nil {
+		return false // reset before we looked
+	}
+	ip := c.remote.Addr()
+	limit := s.opt.MaxPerIP
+	if n, ok := s.opt.MaxPerIPOverrides[ip]; ok {
+		limit = n
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	over := ""
+	switch {
+	case s.closing:
+		return false
+	case s.opt.MaxConnections > 0 && len(s.conns) >= s.opt.MaxConnections:
+		over, limit = "max.connections", s.opt.MaxConnections
+	case limit > 0 && s.perIP[ip] >= limit:
+		over = "max.connections.per.ip"
+	}
+	if over != "" {
+		s.metrics.closed.WithLabelValues("limit").Inc()
+		if n, ok := s.refusals.allow(); ok {
+			s.opt.Log.Warn("connection refused: limit reached", "listener", l.name, "peer", c.remote,
+				"limit", over, "value", limit, "suppressed", n)
+		}
+		return false
+	}
+	s.conns[c] = struct{}{}
+	s.perIP[ip]++
+	open.Inc()
+	s.wg.Go(func() {
+		c.run()
+		s.forget(c)
+		open.Dec()
+	})
+	return true
+}
+
+func (s *Server) forget(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, c)
+	ip := c.remote.Addr()
+	if s.perIP[ip]--; s.perIP[ip] == 0 {
+		delete(s.perIP, ip)
+	}
+}
+
+// logLimit lets one line a second through and counts the others.
+type logLimit struct {
+	mu         sync.Mutex // guards the following
+	last       time.Time
+	suppressed int
+}
+
+// allow says whether to log now, and how many lines were held back since the last one.
+func (l *logLimit) allow() (suppressed int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := time.Now(); now.Sub(l.last) >= time.Second {
+		l.last = now
+		suppressed, l.suppressed = l.suppressed, 0
+		return suppressed, true
+	}
+	l.suppressed++
+	return 0, false
+}

@@ -1,0 +1,177 @@
+//go:build !portable
+
+package network
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"moldau/internal/vfs"
+)
+
+// sock is Linux's part of a connection: the callbacks for RawConn are made once, and their
+// arguments and results are fields, so that a request allocates nothing.
+type sock struct {
+	raw                            syscall.RawConn
+	onReadable, onHangup, onRegion func(fd uintptr) bool
+
+	recvN   int  // results of onReadable
+	starved bool //
+	recvErr error
+
+	hangup bool // result of onHangup
+
+	file    vfs.Region // what onRegion sends; Off and Len move with what has left
+	sendErr error
+}
+
+func (c *Conn) initSock() (err error) {
+	c.raw, err = c.nc.SyscallConn()
+	c.onReadable, c.onHangup, c.onRegion = c.readable, c.hungUp, c.regionTo
+	return err
+}
+
+// recvIdle waits until the socket is readable and only then takes a slab.
+func (c *Conn) recvIdle() (n int, starved bool, err error) {
+	c.recvN, c.starved, c.recvErr = 0, false, nil
+	if err := c.raw.Read(c.onReadable); err != nil {
+		return 0, false, err
+	}
+	return c.recvN, c.starved, c.recvErr
+}
+
+func (c *Conn) readable(fd uintptr) bool {
+	s, have := c.receiveSlab()
+	if s == nil {
+		c.starved = true
+		return true
+	}
+	for {
+		n, err := unix.Read(int(fd), s.buf[have:])
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			s.unref()
+			return false
+		case err != nil:
+			s.unref()
+			c.recvErr = os.NewSyscallError("read", err)
+		case n == 0:
+			s.unref()
+			c.recvErr = io.EOF
+		default:
+			c.in.put(s, have+n)
+			c.recvN = n
+		}
+		return true
+	}
+}
+
+// awaitTurn waits for a signal, for until if it is set, or for the peer to go: that ends the
+// connection's context, which wakes what is parked. mu is held, and released.
+//
+// The peer's going is seen although what it sent before is not read: a request behind a
+// parked one must not hide it.
+func (c *Conn) awaitTurn(until time.Time) {
+	select {
+	case <-c.turn:
+		c.mu.Unlock()
+		return
+	default:
+	}
+	if c.gone || c.quit {
+		c.awaitSignal(until)
+		return
+	}
+	c.watching = true
+	_ = c.nc.SetReadDeadline(until) // fails only on a closed socket
+	c.mu.Unlock()
+
+	c.hangup = false
+	err := c.raw.Read(c.onHangup)
+
+	c.mu.Lock()
+	c.watching = false
+	if !c.quit {
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	c.mu.Unlock()
+	c.in.deadline = false
+	if c.hangup || err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.gone = true
+		c.cancel()
+	}
+}
+
+// hungUp reports whether the peer has closed its side or reset. It is called again with every
+// change of the socket.
+func (c *Conn) hungUp(fd uintptr) bool {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p[:], 0)
+	c.hangup = err == nil && n > 0
+	return c.hangup
+}
+
+// sendRegion sends the region with sendfile. n < r.Len with a nil error: the platform cannot
+// for this file, and nothing stands in the way of copying the rest.
+func (c *Conn) sendRegion(r vfs.Region) (n int64, err error) {
+	c.file = r
+	defer func() {
+		n = r.Len - c.file.Len
+		c.srv.metrics.bytesOut.Add(float64(n))
+		c.file = vfs.Region{}
+	}()
+	for {
+		before := c.file.Len
+		c.armWrite(time.Now())
+		c.sendErr = nil
+		if err := c.raw.Write(c.onRegion); err != nil { // a deadline, or closed
+			if err := c.onWriteError(before-c.file.Len, err); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		switch c.sendErr {
+		case nil:
+			return 0, nil
+		case unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP:
+			c.noSendfile = true
+			return 0, nil
+		case io.ErrUnexpectedEOF:
+			return 0, c.failFile(c.file, 0, c.sendErr)
+		case unix.EPIPE, unix.ECONNRESET, unix.ETIMEDOUT, unix.ENOTCONN:
+			return 0, c.onWriteError(0, os.NewSyscallError("sendfile", c.sendErr))
+		}
+		return 0, c.failFile(c.file, 0, os.NewSyscallError("sendfile", c.sendErr))
+	}
+}
+
+// regionTo sends until the region is out or the socket is full. The offset is explicit: the
+// file is shared, its own position is nobody's.
+func (c *Conn) regionTo(fd uintptr) bool {
+	for c.file.Len > 0 {
+		off := c.file.Off
+		n, err := unix.Sendfile(int(fd), c.file.File.FD(), &off, int(min(c.file.Len, sendfileMax)))
+		switch {
+		case n > 0:
+			c.file.Off += int64(n)
+			c.file.Len -= int64(n)
+		case err == unix.EINTR:
+		case err == unix.EAGAIN:
+			return false
+		case err != nil:
+			c.sendErr = err
+			return true
+		default:
+			c.sendErr = io.ErrUnexpectedEOF
+			return true
+		}
+	}
+	return true
+}

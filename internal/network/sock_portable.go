@@ -1,0 +1,52 @@
+//go:build !linux || portable
+
+package network
+
+import (
+	"time"
+
+	"moldau/internal/vfs"
+)
+
+// sock is the plain twin: it waits with a small buffer in hand, has no sendfile, and notices a
+// disconnect behind a request that waits its turn only when that has come.
+type sock struct {
+	peek []byte
+}
+
+const peekBytes = 512
+
+func (c *Conn) initSock() error { return nil }
+
+func (c *Conn) recvIdle() (n int, starved bool, err error) {
+	if c.peek == nil {
+		c.peek = make([]byte, peekBytes)
+	}
+	room := len(c.peek)
+	if !c.needsSlab() {
+		room = min(room, smallBytes-(c.in.w-c.in.r)) // so that a small buffer will do
+	}
+	n, err = c.nc.Read(c.peek[:room])
+	if n == 0 {
+		return 0, false, err
+	}
+	s, have := c.receiveSlab()
+	if s == nil {
+		if err := c.moveToLarge(); err != nil {
+			return 0, false, err
+		}
+		c.in.w += copy(c.in.slab.buf[c.in.w:], c.peek[:n])
+		return n, false, nil
+	}
+	c.in.put(s, have+copy(s.buf[have:], c.peek[:n]))
+	return n, false, nil
+}
+
+// awaitTurn waits for a signal, and for until if it is set. mu is held, and released.
+func (c *Conn) awaitTurn(until time.Time) { c.awaitSignal(until) }
+
+// sendRegion leaves everything to the copying path.
+func (c *Conn) sendRegion(vfs.Region) (n int64, err error) {
+	c.noSendfile = true
+	return 0, nil
+}
