@@ -1,0 +1,62 @@
+// CreatePartitions (37), versions 0 to 3 (KIP-195, KIP-599).
+//
+//   - The count is the new total; one that is not more than there are is INVALID_PARTITIONS.
+//   - An assignment names the brokers of each partition that is added; null lets the controller choose.
+//   - Every topic has a result. One that is given twice has one, INVALID_REQUEST.
+
+package handler
+
+import (
+	"context"
+	"slices"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/controller"
+	"moldau/internal/wire"
+)
+
+func createPartitions(ctx context.Context, rc *requestContext, req *kmsg.CreatePartitionsRequest) kmsg.Response {
+	ctx, cancel := within(ctx, req.TimeoutMillis)
+	defer cancel()
+	resp := kmsg.NewPtrCreatePartitionsResponse()
+	add := func(name string, code wire.Code, message string) {
+		r := kmsg.NewCreatePartitionsResponseTopic()
+		r.Topic, r.ErrorCode, r.ErrorMessage = name, int16(code), text(message)
+		resp.Topics = append(resp.Topics, r)
+	}
+	names := make([]string, len(req.Topics))
+	for i := range req.Topics {
+		names[i] = req.Topics[i].Topic
+	}
+	_, twice := unique(names)
+	for _, name := range twice {
+		add(name, wire.InvalidRequest, "Duplicate topic name.")
+	}
+	var topics []controller.NewPartitions
+	for _, t := range req.Topics {
+		switch {
+		case slices.Contains(twice, t.Topic):
+		case !rc.allowed(t.Topic):
+			add(t.Topic, wire.TopicAuthorizationFailed, "")
+		default:
+			topics = append(topics, controller.NewPartitions{Name: t.Topic, Count: t.Count, Assignments: brokersOf(t.Assignment)})
+		}
+	}
+	for _, r := range rc.table.o.Cluster.CreatePartitions(ctx, topics, req.ValidateOnly) {
+		add(r.Name, r.Code, r.Message)
+	}
+	return resp
+}
+
+// brokersOf keeps the difference between no assignment and an empty one.
+func brokersOf(assignment []kmsg.CreatePartitionsRequestTopicAssignment) [][]int32 {
+	if assignment == nil {
+		return nil
+	}
+	brokers := make([][]int32, len(assignment))
+	for i := range assignment {
+		brokers[i] = assignment[i].Replicas
+	}
+	return brokers
+}

@@ -1,0 +1,202 @@
+package handler
+
+// Produce, key 0, versions 3 to 13 (0 is advertised, KAFKA-18659: old librdkafka turns
+// features off if it is not; 0 to 2 close the connection).
+//
+// The batches are appended in the connection's reader, in the order in which they came,
+// and acknowledged in its writer: requests behind each other are on their way to the
+// disk together. acks=0 is never answered; an error closes the connection after the
+// earlier answers. Exactly one batch of format 2 a partition (else INVALID_RECORD); version 13 names
+// topics by id (KIP-516); from version 10 on a partition that moved comes with its
+// leader's address (KIP-951). A transactional request is refused with a fatal error
+// until there are transactions.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/network"
+	"moldau/internal/partition"
+	"moldau/internal/record"
+	"moldau/internal/wire"
+)
+
+// produceCall is a request whose batches are appended.
+type produceCall struct {
+	rc       *requestContext
+	req      *wire.ProduceRequest
+	parts    []producedPart // in the order of the request
+	deadline time.Time
+	local    time.Time
+}
+
+// producedPart is what became of one partition of a request.
+type producedPart struct {
+	p   *partition.Partition
+	at  partition.Appended
+	err error
+}
+
+func startProduce(t *Table, rc *requestContext, body []byte) (network.Call, error) {
+	req, err := wire.DecodeProduce(rc.header.Version, body)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	c := &produceCall{rc: rc, req: req, deadline: now.Add(req.Timeout)}
+	n := 0
+	for i := range req.Topics {
+		n += len(req.Topics[i].Partitions)
+	}
+	c.parts = make([]producedPart, 0, n)
+	for i := range req.Topics {
+		topic := &req.Topics[i]
+		for j := range topic.Partitions {
+			c.parts = append(c.parts, t.produceOne(rc, req, topic, &topic.Partitions[j], now))
+		}
+	}
+	c.local = time.Now()
+	return c, nil
+}
+
+func (t *Table) produceOne(rc *requestContext, req *wire.ProduceRequest, topic *wire.ProduceTopic, part *wire.ProducePartition, now time.Time) producedPart {
+	p, err := t.o.Partitions.Lookup(topic.Name, topic.ID, part.Index)
+	if req.Acks < -1 || req.Acks > 1 {
+		return producedPart{err: fmt.Errorf("acks is %d, allowed are -1, 0 and 1: %w", req.Acks, wire.InvalidRequiredAcks)}
+	}
+	if req.TransactionalID != nil {
+		return producedPart{err: partition.ErrTransactional}
+	}
+	if err != nil {
+		return producedPart{err: err}
+	}
+	name := p.TopicPartition().Topic
+	if !rc.allowed(name) {
+		return producedPart{err: wire.TopicAuthorizationFailed}
+	}
+	if internalTopic(name) && rc.header.ClientID != adminClientID {
+		return producedPart{err: fmt.Errorf("%s is written by the broker only: %w", name, wire.InvalidTopicException)}
+	}
+	batch, err := oneBatch(part.Records)
+	if err != nil {
+		return producedPart{err: err}
+	}
+	at, err := p.Append(batch, partition.AppendOptions{Acks: req.Acks, AllowZstd: req.Version >= 7, NowMs: now.UnixMilli()})
+	return producedPart{p, at, err}
+}
+
+// adminClientID is the client id with which Kafka lets internal topics be written.
+const adminClientID = "__admin_client"
+
+// internalTopic reports whether a topic belongs to the broker.
+func internalTopic(name string) bool {
+	return name == "__consumer_offsets" || name == "__transaction_state" || name == "__share_group_state"
+}
+
+// oneBatch returns the one batch that a partition's records must be.
+func oneBatch(records []byte) (record.Batch, error) {
+	if len(records) == 0 {
+		return nil, fmt.Errorf("there is no batch: %w", partition.ErrInvalid)
+	}
+	batch, rest, err := record.Parse(records)
+	if err != nil {
+		return nil, err
+	}
+	if len(rest) > 0 {
+		return nil, fmt.Errorf("there is more than one batch: %w", partition.ErrInvalid)
+	}
+	return batch, nil
+}
+
+func (c *produceCall) Ready() bool {
+	for i := range c.parts {
+		if p := &c.parts[i]; p.err == nil && !p.p.AckReady(p.at) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *produceCall) Release() {}
+
+// Wait waits until every batch may be acknowledged.
+func (c *produceCall) Wait(ctx context.Context) network.Reply {
+	failed := false
+	for i := range c.parts {
+		p := &c.parts[i]
+		if p.err == nil {
+			p.err = p.p.WaitAck(ctx, p.at, c.deadline)
+		}
+		if p.err != nil {
+			failed = true
+			c.rc.table.refused.log(c.rc, "produce was refused", p.err)
+		}
+	}
+	if c.req.Acks == 0 {
+		return network.Reply{None: true, CloseAfter: failed, LocalDone: c.local, Throttle: c.rc.throttle()}
+	}
+	ready := time.Now()
+	return network.Reply{
+		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, c.response())}},
+		LocalDone: c.local, Ready: ready, Throttle: c.rc.throttle(),
+	}
+}
+
+func (c *produceCall) response() *kmsg.ProduceResponse {
+	resp := kmsg.NewPtrProduceResponse()
+	resp.Version = c.rc.header.Version
+	resp.Topics = make([]kmsg.ProduceResponseTopic, 0, len(c.req.Topics))
+	var leaders leaderHints
+	next := 0
+	for i := range c.req.Topics {
+		topic := &c.req.Topics[i]
+		rt := kmsg.NewProduceResponseTopic()
+		rt.Topic, rt.TopicID = topic.Name, topic.ID
+		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(topic.Partitions))
+		for j := range topic.Partitions {
+			rp := &rt.Partitions[j]
+			*rp = kmsg.NewProduceResponseTopicPartition()
+			rp.Partition = topic.Partitions[j].Index
+			c.parts[next].fill(rp)
+			if rp.ErrorCode == int16(wire.NotLeaderOrFollower) {
+				if id, epoch, ok := leaders.find(c.rc, topic.Name, topic.ID, rp.Partition); ok {
+					rp.CurrentLeader.LeaderID, rp.CurrentLeader.LeaderEpoch = id, epoch
+				}
+			}
+			next++
+		}
+		resp.Topics = append(resp.Topics, rt)
+	}
+	for _, b := range leaders.brokers {
+		rb := kmsg.NewProduceResponseBroker()
+		rb.NodeID, rb.Host, rb.Port, rb.Rack = b.NodeID, b.Host, b.Port, b.Rack
+		resp.Brokers = append(resp.Brokers, rb)
+	}
+	return resp
+}
+
+// fill writes the outcome into a response.
+func (p *producedPart) fill(rp *kmsg.ProduceResponseTopicPartition) {
+	rp.ErrorCode = int16(codeOf(p.err))
+	if p.err == nil {
+		rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = p.at.BaseOffset, p.at.LogAppendTimeMs, p.at.LogStart
+		return
+	}
+	rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = -1, -1, -1
+	text := p.err.Error()
+	rp.ErrorMessage = &text
+	var invalid *record.InvalidError
+	if errors.As(p.err, &invalid) {
+		rp.ErrorMessage = &invalid.Message
+		for _, r := range invalid.Records {
+			er := kmsg.NewProduceResponseTopicPartitionErrorRecord()
+			message := r.Message
+			er.RelativeOffset, er.ErrorMessage = r.Index, &message
+			rp.ErrorRecords = append(rp.ErrorRecords, er)
+		}
+	}
+}

@@ -1,0 +1,274 @@
+// Package handler answers Kafka's requests: one file per API, and one table (this file)
+// that says which APIs and versions are served, what they need to be authorised for and
+// whether they may start early. Its door is Table, the service behind a network.Server.
+//
+// A request is decoded here, served from the cluster's image, the partitions and the
+// configuration, and answered. What waits does so in Call.Wait, which runs in the
+// connection's writer; nothing here has a goroutine of its own. Errors of the packages below become
+// protocol codes in errors.go and nowhere else.
+//
+// Invariants:
+//  1. An API is advertised exactly if it has a row, with the versions of the row, which are
+//     Kafka 4.3's or a part of them.
+//  2. Every started Call is answered in the version of its request.
+//  3. Nothing that a client sends makes a handler panic or wait without a bound.
+package handler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/cluster"
+	"moldau/internal/config"
+	"moldau/internal/metadata"
+	"moldau/internal/network"
+	"moldau/internal/partition"
+	"moldau/internal/wire"
+)
+
+// Options is what the handlers work with.
+type Options struct {
+	NodeID     int32
+	Cluster    *cluster.Cluster
+	Partitions *partition.Manager
+	Config     *config.Broker // start configuration
+	Log        *slog.Logger
+}
+
+// Table serves requests. Safe for concurrent use.
+type Table struct {
+	o        Options
+	rows     map[int16]*row
+	apis     []kmsg.ApiVersionsResponseApiKey // what ApiVersions advertises, by key
+	decoder  wire.Decoder
+	sessions *sessions
+	refused  refusals
+	current  atomic.Pointer[resolved]
+}
+
+// row is one API.
+type row struct {
+	key      kmsg.Key
+	min, max int16 // advertised
+	served   int16 // lowest version that is served; below, the connection is closed
+	early    bool  // may start behind unanswered requests of the same API
+	large    bool  // may be as large as socket.request.max.bytes
+	// needs is what a client must be allowed to do; the handler asks once per resource.
+	needs access
+	start func(t *Table, rc *requestContext, body []byte) (network.Call, error)
+}
+
+// smallFrameBytes bounds the requests of every API that does not carry records.
+const smallFrameBytes = 8 << 20
+
+// rows is the one list of APIs. Versions are those of Kafka 4.3.1.
+func rows() []row {
+	return []row{
+		{key: kmsg.Produce, min: 0, served: 3, max: 13, early: true, large: true, needs: access{topicResource, opWrite}, start: startProduce},
+		{key: kmsg.Fetch, min: 4, max: 18, needs: access{topicResource, opRead}, start: startFetch},
+		{key: kmsg.ListOffsets, min: 1, max: 11, needs: access{topicResource, opDescribe}, start: answer(listOffsets)},
+		{key: kmsg.Metadata, min: 0, max: 13, needs: access{topicResource, opDescribe}, start: answer(metadataOf)},
+		{key: kmsg.ApiVersions, min: 0, max: 4, start: startAPIVersions},
+		{key: kmsg.CreateTopics, min: 2, max: 7, needs: access{topicResource, opCreate}, start: answer(createTopics)},
+		{key: kmsg.DeleteTopics, min: 1, max: 6, needs: access{topicResource, opDelete}, start: answer(deleteTopics)},
+		{key: kmsg.InitProducerID, min: 0, max: 5, needs: access{clusterResource, opIdempotentWrite}, start: answer(initProducerID)},
+		{key: kmsg.OffsetForLeaderEpoch, min: 2, max: 4, needs: access{topicResource, opDescribe}, start: answer(offsetForLeaderEpoch)},
+		{key: kmsg.DescribeConfigs, min: 1, max: 4, needs: access{topicResource, opDescribeConfigs}, start: answer(describeConfigs)},
+		{key: kmsg.AlterConfigs, min: 0, max: 2, needs: access{topicResource, opAlterConfigs}, start: answer(alterConfigs)},
+		{key: kmsg.CreatePartitions, min: 0, max: 3, needs: access{topicResource, opAlter}, start: answer(createPartitions)},
+		{key: kmsg.IncrementalAlterConfigs, min: 0, max: 1, needs: access{topicResource, opAlterConfigs}, start: answer(incrementalAlterConfigs)},
+		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
+		{key: kmsg.DescribeCluster, min: 0, max: 2, needs: access{clusterResource, opDescribe}, start: answer(describeCluster)},
+		{key: kmsg.DescribeTopicPartitions, min: 0, max: 0, needs: access{topicResource, opDescribe}, start: answer(describeTopicPartitions)},
+	}
+}
+
+// New builds the table.
+func New(o Options) *Table {
+	t := &Table{o: o, rows: map[int16]*row{}, refused: refusals{out: o.Log}}
+	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
+	for _, r := range rows() {
+		r.served = max(r.served, r.min)
+		t.rows[r.key.Int16()] = &r
+		t.apis = append(t.apis, apiKey(r))
+	}
+	return t
+}
+
+func apiKey(r row) kmsg.ApiVersionsResponseApiKey {
+	k := kmsg.NewApiVersionsResponseApiKey()
+	k.ApiKey, k.MinVersion, k.MaxVersion = r.key.Int16(), r.min, r.max
+	return k
+}
+
+// MaxFrameBytes implements network.Service.
+func (t *Table) MaxFrameBytes(key int16) int32 {
+	limit := int32(t.o.Config.Int("socket.request.max.bytes"))
+	if r := t.rows[key]; r != nil && r.large {
+		return limit
+	}
+	return min(limit, smallFrameBytes)
+}
+
+// Early implements network.Service.
+func (t *Table) Early(key int16) bool {
+	r := t.rows[key]
+	return r != nil && r.early
+}
+
+// Start implements network.Service.
+func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
+	h, body, err := wire.ParseRequestHeader(frame)
+	r := t.rows[h.Key]
+	if r == nil && err == nil {
+		err = wire.ErrUnsupported
+	}
+	if r != nil && h.Key == kmsg.ApiVersions.Int16() {
+		err = nil // answered in any version, see startAPIVersions
+	}
+	if err == nil && h.Key != kmsg.ApiVersions.Int16() && (h.Version < r.served || h.Version > r.max) {
+		err = wire.ErrUnsupported
+	}
+	if err != nil {
+		return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, err)
+	}
+	rc := &requestContext{
+		conn: c, header: h, arrived: arrived,
+		listener: c.Listener(), principal: anonymous, host: c.Remote(),
+		row: r, table: t,
+	}
+	return r.start(t, rc, body)
+}
+
+// requestContext is who asks, how and when.
+type requestContext struct {
+	conn      *network.Conn
+	header    wire.RequestHeader
+	arrived   time.Time
+	listener  string
+	principal string
+	host      netip.AddrPort
+	row       *row
+	table     *Table
+}
+
+// anonymous is the principal of a connection without authentication.
+const anonymous = "User:ANONYMOUS"
+
+// Resource types and operations as in Kafka's ACLs.
+type (
+	resourceType int8
+	operation    int8
+)
+
+const (
+	topicResource   resourceType = 2
+	clusterResource resourceType = 4
+
+	opRead            operation = 3
+	opWrite           operation = 4
+	opCreate          operation = 5
+	opDelete          operation = 6
+	opAlter           operation = 7
+	opDescribe        operation = 8
+	opDescribeConfigs operation = 10
+	opAlterConfigs    operation = 11
+	opIdempotentWrite operation = 12
+)
+
+// access is an operation on a type of resource.
+type access struct {
+	resource resourceType
+	op       operation
+}
+
+// clusterName is the name of the one resource of type cluster.
+const clusterName = "kafka-cluster"
+
+// allowed decides whether the request's principal may do what the row needs on the resource of
+// that name. Every handler asks it for every resource that it touches. Everything is allowed
+// until there is an authorizer.
+func (rc *requestContext) allowed(name string) bool { return rc.allowedTo(rc.row.needs, name) }
+
+// allowedTo is allowed for another access than the row's.
+func (rc *requestContext) allowedTo(access, string) bool { return true }
+
+// throttle is how long the client has to wait because of a quota; there are no quotas yet.
+func (rc *requestContext) throttle() time.Duration { return 0 }
+
+// answer makes a start function of a handler that is done when it returns: it runs in
+// Wait, because it may wait for the metastore.
+func answer[Req kmsg.Request](serve func(ctx context.Context, rc *requestContext, req Req) kmsg.Response) func(*Table, *requestContext, []byte) (network.Call, error) {
+	return func(t *Table, rc *requestContext, body []byte) (network.Call, error) {
+		req, err := t.decoder.DecodeRequest(rc.header.Key, rc.header.Version, body)
+		if err != nil {
+			return nil, err
+		}
+		typed, ok := req.(Req)
+		if !ok {
+			panic(fmt.Sprintf("BUG: the handler of %s takes %T, not %T", rc.row.key.Name(), typed, req))
+		}
+		return &simpleCall[Req]{rc: rc, req: typed, serve: serve}, nil
+	}
+}
+
+// simpleCall is a request that answer serves.
+type simpleCall[Req kmsg.Request] struct {
+	rc    *requestContext
+	req   Req
+	serve func(ctx context.Context, rc *requestContext, req Req) kmsg.Response
+}
+
+func (c *simpleCall[Req]) Ready() bool { return false }
+
+func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
+	resp := c.serve(ctx, c.rc, c.req)
+	resp.SetVersion(c.rc.header.Version)
+	return network.Reply{
+		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, resp)}},
+		Throttle:  c.rc.throttle(),
+		LocalDone: time.Now(),
+	}
+}
+
+func (c *simpleCall[Req]) Release() {}
+
+// resolved is the configuration under one image.
+type resolved struct {
+	image  *metadata.Image
+	config *config.Broker
+}
+
+// config is the broker's configuration with the dynamic values of im.
+func (t *Table) config(im *metadata.Image) *config.Broker {
+	if r := t.current.Load(); r != nil && r.image == im {
+		return r.config
+	}
+	c := t.o.Config.WithDynamic(im.Config(metadata.BrokerConfig, strconv.Itoa(int(t.o.NodeID))), im.Config(metadata.BrokerConfig, ""))
+	t.current.Store(&resolved{im, c})
+	return c
+}
+
+// endpoint is where the client of rc reaches broker b: the address registered for the listener
+// on which the request came. A broker that advertises none (an empty host) is this
+// one, and the client has already found it: at the address to which it is connected.
+func (rc *requestContext) endpoint(b *metadata.Broker) (host string, port int32, ok bool) {
+	for _, e := range b.Listeners {
+		if e.Name != rc.listener {
+			continue
+		}
+		if e.Host != "" {
+			return e.Host, int32(e.Port), true
+		}
+		local := rc.conn.Local()
+		return local.Addr().Unmap().WithZone("").String(), int32(local.Port()), true
+	}
+	return "", -1, false
+}

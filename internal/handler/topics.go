@@ -1,0 +1,153 @@
+package handler
+
+import (
+	"math"
+	"slices"
+
+	"moldau/internal/metadata"
+	"moldau/internal/wire"
+)
+
+// internalTopics are those that only the broker itself writes.
+var internalTopics = []string{offsetsTopic, transactionTopic, shareTopic}
+
+const (
+	offsetsTopic     = "__consumer_offsets"
+	transactionTopic = "__transaction_state"
+	shareTopic       = "__share_group_state"
+)
+
+func isInternal(topic string) bool { return slices.Contains(internalTopics, topic) }
+
+// notAsked is the set of operations in a response to a client that did not ask for it.
+const notAsked = math.MinInt32
+
+// The operations that exist on a type of resource; those that table.go does not need are
+// named here.
+const opClusterAction operation = 9
+
+var (
+	topicOperations = []operation{opRead, opWrite, opCreate, opDelete, opAlter, opDescribe, opDescribeConfigs, opAlterConfigs}
+
+	clusterOperations = []operation{opCreate, opAlter, opDescribe, opClusterAction, opDescribeConfigs, opAlterConfigs, opIdempotentWrite}
+)
+
+// operationsOnTopic is what the client may do with a topic, as a bit for each operation (KIP-430).
+func (rc *requestContext) operationsOnTopic(name string) int32 {
+	return rc.operations(topicResource, topicOperations, name)
+}
+
+// operationsOnCluster is operationsOnTopic for the cluster; 0 for who may not even describe it.
+func (rc *requestContext) operationsOnCluster() int32 {
+	if !rc.allowedTo(access{clusterResource, opDescribe}, clusterName) {
+		return 0
+	}
+	return rc.operations(clusterResource, clusterOperations, clusterName)
+}
+
+func (rc *requestContext) operations(resource resourceType, existing []operation, name string) int32 {
+	var bits int32
+	for _, op := range existing {
+		if rc.allowedTo(access{resource, op}, name) {
+			bits |= 1 << op
+		}
+	}
+	return bits
+}
+
+// controllerFor is the node that a client is told to send its admin requests to. Every broker takes
+// them; one that decides is nearest. Between two controllers it is this one, which waits for the next.
+func (rc *requestContext) controllerFor(im *metadata.Image) int32 {
+	if b := im.Broker(im.Controller()); b != nil && rc.reachable(b) {
+		return b.ID
+	}
+	if b := im.Broker(rc.table.o.NodeID); b != nil && rc.reachable(b) {
+		return b.ID
+	}
+	return -1
+}
+
+// reachable tells whether a broker is alive and has the listener on which the client came.
+func (rc *requestContext) reachable(b *metadata.Broker) bool {
+	_, _, ok := rc.endpoint(b)
+	return ok && !b.Fenced
+}
+
+// partitionView is a partition as the client of one listener sees it.
+type partitionView struct {
+	code     wire.Code // LEADER_NOT_AVAILABLE or LISTENER_NOT_FOUND where leader is -1
+	leader   int32
+	replicas []int32
+	isr      []int32
+	offline  []int32
+}
+
+// view is how the client sees a partition. Listeners and brokers come and go, so a replica that
+// is registered may still be out of its reach.
+func (rc *requestContext) view(im *metadata.Image, p *metadata.Partition) partitionView {
+	v := partitionView{leader: -1, replicas: p.Replicas, isr: p.ISR}
+	if leader := im.Broker(p.Leader); leader == nil {
+		v.code = wire.LeaderNotAvailable
+	} else if _, _, ok := rc.endpoint(leader); !ok {
+		v.code = wire.ListenerNotFound
+	} else {
+		v.leader = p.Leader
+	}
+	for i, id := range p.Replicas {
+		if b := im.Broker(id); b == nil || !rc.reachable(b) || !hasDir(b, p, i) {
+			v.offline = append(v.offline, id)
+		}
+	}
+	return v
+}
+
+// hasDir tells whether the log dir of a replica is one that its broker has. No id, on either
+// side, means that it is not known.
+func hasDir(b *metadata.Broker, p *metadata.Partition, replica int) bool {
+	if replica >= len(p.Dirs) || p.Dirs[replica].IsZero() || len(b.DirIDs) == 0 {
+		return true
+	}
+	return slices.Contains(b.DirIDs, p.Dirs[replica])
+}
+
+// unknownTopic is the error for a topic that is not there.
+func unknownTopic(invalidName string) wire.Code {
+	if invalidName != "" {
+		return wire.InvalidTopicException
+	}
+	return wire.UnknownTopicOrPartition
+}
+
+// rackOf is the rack in a response, null where there is none.
+func rackOf(b *metadata.Broker) *string {
+	if b.Rack == "" {
+		return nil
+	}
+	return &b.Rack
+}
+
+// text is a message in a response, null where there is none.
+func text(message string) *string {
+	if message == "" {
+		return nil
+	}
+	return &message
+}
+
+// unique returns the values that occur once, in order, and those that occur more often, each once.
+func unique[T comparable](values []T) (once, more []T) {
+	count := make(map[T]int, len(values))
+	for _, v := range values {
+		count[v]++
+	}
+	for _, v := range values {
+		switch n := count[v]; {
+		case n == 1:
+			once = append(once, v)
+		case n > 1:
+			more = append(more, v)
+			count[v] = 0
+		}
+	}
+	return once, more
+}
