@@ -1,0 +1,163 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"moldau": func() {
+			app := System()
+			app.RunServer = fakeServer
+			os.Exit(Main(app, os.Args[1:]))
+		},
+	})
+}
+
+// fakeServer shows what the command line became, and then serves nobody.
+func fakeServer(ctx context.Context, f ServerFlags) error {
+	if f.DataDir == "/cannot" {
+		return &failure{cause: "the directory cannot be written", value: f.DataDir}
+	}
+	return nil
+}
+
+// bootstrap is the address of the broker that the scripts in testdata talk to.
+func bootstrap(t *testing.T) string {
+	address := os.Getenv("MOLDAU_TEST_BOOTSTRAP")
+	if address == "" {
+		t.Skip("MOLDAU_TEST_BOOTSTRAP names no broker")
+	}
+	return address
+}
+
+func TestCommandsAgainstABroker(t *testing.T) {
+	address := bootstrap(t)
+	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(e *testscript.Env) error {
+		e.Setenv("MOLDAU_BOOTSTRAP_SERVERS", address)
+		return nil
+	}})
+}
+
+func TestCommandsWithoutABroker(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/offline"})
+}
+
+// run is Main with its output in memory.
+func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	app := App{
+		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Env: func(string) string { return "" }, Now: time.Now,
+		RunServer: fakeServer,
+		AdoptDir:  func(context.Context, string, ServerFlags) error { return nil },
+	}
+	code = Main(app, args)
+	return code, out.String(), errs.String()
+}
+
+func TestHelpOfEveryCommandIsTheGoldenOne(t *testing.T) {
+	var all strings.Builder
+	app := App{Stdin: strings.NewReader(""), Stdout: &all, Stderr: &all, RunServer: fakeServer,
+		AdoptDir: func(context.Context, string, ServerFlags) error { return nil }}
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		path := strings.Fields(c.CommandPath())[1:]
+		code, out, errs := run(t, append(path, "--help")...)
+		if code != 0 || errs != "" {
+			t.Errorf("%v --help: exit %d, %q on standard error", path, code, errs)
+		}
+		all.WriteString("$ " + c.CommandPath() + " --help\n" + out + "\n")
+		if c.Runnable() && !c.HasSubCommands() && !strings.Contains(out, "Examples:") {
+			t.Errorf("%v has no example", path)
+		}
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() {
+				walk(sub)
+			}
+		}
+	}
+	walk(newRoot(&app))
+	golden := filepath.Join("testdata", "help.golden")
+	if *update {
+		if err := os.WriteFile(golden, []byte(all.String()), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all.String() != strings.ReplaceAll(string(want), "\r\n", "\n") {
+		t.Error("the help differs from testdata/help.golden: look at it, then go test -update")
+	}
+}
+
+func TestErrorsAreOneLineWithTheRightExitCode(t *testing.T) {
+	for _, tt := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"topc list", 2, "moldau: unknown command (topc): did you mean moldau topic?\n"},
+		{"topic lst", 2, "moldau: unknown command (lst): did you mean moldau topic list?\n"},
+		{"xyzzy", 2, "moldau: unknown command (xyzzy): see moldau --help\n"},
+		{"topic list --intrnal", 2, "moldau: unknown flag (--intrnal): did you mean --internal?\n"},
+		{"topic list --colour", 2, "moldau: unknown flag (--colour): see moldau topic list --help\n"},
+		{"topic list extra", 2, "moldau: topic list takes no arguments (extra): see moldau topic list --help\n"},
+		{"topic create", 2, "moldau: topic create needs one topic: see moldau topic create --help\n"},
+		{"topic create a -p x", 2, "moldau: --partitions cannot be \"x\": a whole number\n"},
+		{"topic create a -p 0", 2, "moldau: --partitions 0: a topic has at least 1\n"},
+		{"topic create a --set x", 2, "moldau: --set \"x\" has no value: write key=value\n"},
+		{"topic delete a", 2, "moldau: this would delete a with all records: say --yes to do so without a question\n"},
+		{"topic list -o yaml", 2, "moldau: --output \"yaml\" is unknown: text or json\n"},
+		{"consume a --offset soon", 2, "moldau: --offset \"soon\" is no position: start, end, 12345, -10, +10, @2026-01-31, @-1h or FROM:TO\n"},
+		{"consume a -f %q", 2, "moldau: --format %q is unknown: %t %p %o %k %K %v %s %S %R %T %h or %%\n"},
+		{"produce a --acks 2", 2, "moldau: --acks \"2\" is unknown: 0, 1 or all\n"},
+		{"produce a -z brotli", 2, "moldau: --compression \"brotli\" is unknown: none, gzip, snappy, lz4 or zstd\n"},
+		{"server --log-level loud", 2, "moldau: --log-level \"loud\" is unknown: debug, info, warn, error\n"},
+		{"server --data-dir /cannot", 1, "moldau: the directory cannot be written (/cannot)\n"},
+		{"server", 0, ""},
+		{"log dump", 2, "moldau: log dump needs one or more files or directories: see moldau log dump --help\n"},
+	} {
+		code, out, errs := run(t, strings.Fields(tt.args)...)
+		if code != tt.code || errs != tt.want || out != "" {
+			t.Errorf("moldau %s: exit %d %q %q, want %d %q", tt.args, code, out, errs, tt.code, tt.want)
+		}
+	}
+}
+
+func TestSecondSignalExitsAtOnce(t *testing.T) {
+	signals, exited := make(chan os.Signal, 2), make(chan int, 1)
+	stuck := make(chan struct{})
+	app := App{
+		Stdin: strings.NewReader(""), Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}, Now: time.Now,
+		Env: func(string) string { return "" }, Signals: signals,
+		Exit: func(code int) { exited <- code; close(stuck) },
+		RunServer: func(ctx context.Context, _ ServerFlags) error {
+			<-ctx.Done()
+			signals <- os.Interrupt
+			<-stuck
+			return nil
+		},
+	}
+	signals <- os.Interrupt
+	if code := Main(app, []string{"server"}); code != 0 {
+		t.Errorf("a server that drains exits with %d, want 0", code)
+	}
+	if code := <-exited; code != 130 {
+		t.Errorf("the second signal exits with %d, want 130", code)
+	}
+}

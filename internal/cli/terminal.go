@@ -1,0 +1,14 @@
+//go:build !linux
+
+package cli
+
+import "os"
+
+// isTerminal reports whether a person may be at the other end of f.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+}
+
+// readerGone cannot tell here: the next write will.
+func readerGone(*os.File) bool { return false }
