@@ -1,0 +1,390 @@
+// Package broker assembles, starts and stops one broker. It is the only package that
+// sees all others: everything is wired in Start, in the order in which it must come
+// up, and taken down in reverse. Its door is Start, Broker.Addrs and Broker.Close.
+//
+// Invariants:
+//  1. Nothing is served before the partitions are recovered and the listeners' real
+//     addresses are registered.
+//  2. A data directory of another cluster or node, or one whose metadata is missing,
+//     is refused; nothing in it is changed or deleted to be able to start.
+//  3. Close ends every goroutine that Start began.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"moldau/internal/cluster"
+	"moldau/internal/config"
+	"moldau/internal/handler"
+	"moldau/internal/metadata"
+	"moldau/internal/metastore"
+	"moldau/internal/network"
+	"moldau/internal/partition"
+	"moldau/internal/storage"
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+// Options says what to start.
+type Options struct {
+	Config *config.Broker // required
+	Log    *slog.Logger   // required
+
+	// FS holds the log dir; nil is the operating system's.
+	FS vfs.FS
+	// Store is the metadata store; nil is etcd in this process, in the metadata directory. A store
+	// that is given stays open.
+	Store metastore.Store
+}
+
+// Broker is a running broker.
+type Broker struct {
+	o          Options
+	log        *slog.Logger
+	fs         vfs.FS
+	registry   *prometheus.Registry
+	metaLock   io.Closer
+	dir        *storage.Dir
+	store      metastore.Store
+	cluster    *cluster.Cluster
+	partitions *partition.Manager
+	net        *network.Server
+	service    lateService
+	http       *http.Server
+	httpAddrs  []netip.AddrPort
+
+	storeErr atomic.Pointer[error] // why the metastore is gone for good
+	ready    atomic.Bool
+	stop     chan struct{} // closed: the publisher ends
+	wg       sync.WaitGroup
+}
+
+// lateService is the network's service before and after the handlers exist: the
+// listeners are bound first, so that a busy port is the first thing that is noticed.
+type lateService struct{ table *handler.Table }
+
+func (s *lateService) MaxFrameBytes(key int16) int32 { return s.table.MaxFrameBytes(key) }
+func (s *lateService) Early(key int16) bool          { return s.table.Early(key) }
+func (s *lateService) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
+	return s.table.Start(ctx, c, frame, arrived)
+}
+
+// Start brings a broker up and returns when it serves. ctx bounds the start only.
+func Start(ctx context.Context, o Options) (_ *Broker, err error) {
+	begun := time.Now()
+	b := &Broker{o: o, log: o.Log, fs: o.FS, registry: prometheus.NewRegistry(), stop: make(chan struct{})}
+	if b.fs == nil {
+		b.fs = vfs.OS()
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.teardown(context.Background()))
+		}
+	}()
+	if err := b.listen(); err != nil {
+		return nil, err
+	}
+	if err := b.openDirs(); err != nil {
+		return nil, err
+	}
+	if err := b.openMetadata(ctx); err != nil {
+		return nil, err
+	}
+	b.partitions = partition.NewManager(partition.Options{Self: o.Config.NodeID(), Dir: b.dir, Config: o.Config, Log: o.Log})
+	changed := b.cluster.Changed()
+	b.partitions.Apply(b.cluster.Image())
+	b.reportStrays()
+	b.wg.Add(1)
+	go b.startPublisher(changed)
+	b.service.table = handler.New(handler.Options{
+		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Config: o.Config, Log: o.Log,
+	})
+	b.net.Serve()
+	if err := b.startHTTP(); err != nil {
+		return nil, err
+	}
+	b.ready.Store(true)
+	b.logReady(time.Since(begun))
+	return b, nil
+}
+
+func (b *Broker) listen() error {
+	c := b.o.Config
+	var ls []network.Listener
+	for _, l := range c.Listeners() {
+		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port)})
+	}
+	overrides := map[netip.Addr]int{}
+	for host, n := range c.ConnectionOverrides() {
+		if addr, err := netip.ParseAddr(host); err == nil {
+			overrides[addr] = n
+		}
+	}
+	var err error
+	b.net, err = network.Listen(network.Options{
+		Listeners: ls, Service: &b.service, Log: b.log, Registerer: b.registry,
+		MaxRequestBytes:   int32(c.Int("socket.request.max.bytes")),
+		QueuedBytes:       c.Int("queued.max.request.bytes"),
+		MaxConnections:    int(c.Int("max.connections")),
+		MaxPerIP:          int(c.Int("max.connections.per.ip")),
+		MaxPerIPOverrides: overrides,
+		IdleTimeout:       c.Millis("connections.max.idle.ms"),
+		SendBuffer:        int(c.Int("socket.send.buffer.bytes")),
+		RecvBuffer:        int(c.Int("socket.receive.buffer.bytes")),
+		SlowRequest:       c.Millis("moldau.request.slow.ms"),
+	})
+	return err
+}
+
+// openDirs locks the metadata directory and the log dir, in this order: etcd would wait
+// for ever for a directory that another process has.
+func (b *Broker) openDirs() (err error) {
+	c := b.o.Config
+	meta := filepath.ToSlash(c.MetadataDir())
+	if err := b.fs.MkdirAll(meta); err != nil {
+		return fmt.Errorf("metadata directory: %w: choose another by --data-dir or metadata.log.dir, or make it writable", err)
+	}
+	if b.metaLock, err = b.fs.Lock(meta + "/.lock"); err != nil {
+		return inUse(err)
+	}
+	b.dir, err = storage.OpenDir(storage.Options{
+		FS: b.fs, Path: filepath.ToSlash(c.LogDirs()[0]), MetaDir: meta, Log: b.log,
+		ProducerIDExpiry: c.Millis("producer.id.expiration.ms"),
+	})
+	if err != nil {
+		return inUse(err)
+	}
+	if id, known := b.dir.Identity(); known && id.NodeID != c.NodeID() {
+		return fmt.Errorf("log dir %s belongs to node %d, this is node %d: set node.id=%d, or give this node a directory of its own: %w",
+			b.dir.Path(), id.NodeID, c.NodeID(), id.NodeID, storage.ErrForeign)
+	}
+	return b.dir.RemoveDeleted()
+}
+
+// inUse says what to do about a directory that another process has.
+func inUse(err error) error {
+	var locked *vfs.LockedError
+	if errors.As(err, &locked) {
+		return fmt.Errorf("%w: another broker runs on this directory; stop it, or choose another by --data-dir", err)
+	}
+	return err
+}
+
+// openMetadata opens the store and joins the cluster.
+func (b *Broker) openMetadata(ctx context.Context) (err error) {
+	c := b.o.Config
+	b.store = b.o.Store
+	if b.store == nil {
+		b.store, err = metastore.OpenEmbedded(metastore.EmbeddedOptions{
+			Dir:      filepath.Join(c.MetadataDir(), "etcd"),
+			Tick:     c.Millis("moldau.metastore.tick.ms"),
+			Election: c.Millis("moldau.metastore.election.ms"),
+			Log:      b.log,
+			OnFatal:  b.metastoreFailed,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := b.refuseOrphans(ctx); err != nil {
+		return err
+	}
+	id, known := b.dir.Identity()
+	if !known {
+		id = storage.Identity{NodeID: c.NodeID(), DirectoryID: cluster.NewUUID()}
+	}
+	if id.DirectoryID.IsZero() {
+		id.DirectoryID = cluster.NewUUID() // a directory from before Kafka gave ids to directories
+	}
+	b.cluster, err = cluster.Open(ctx, cluster.Options{
+		Store: b.store, NodeID: c.NodeID(), ClusterID: id.ClusterID,
+		Listeners: b.endpoints(), Rack: c.Rack(), DirIDs: []wire.UUID{id.DirectoryID},
+		Features: map[string]int16{"metadata.version": metadataVersion},
+		Policy:   handler.Policy(c), Exclusive: b.o.Store == nil, Log: b.log,
+	})
+	if err != nil {
+		return err
+	}
+	if known {
+		return nil
+	}
+	id.ClusterID = b.cluster.ClusterID()
+	return b.dir.SetIdentity(id)
+}
+
+// metadataVersion is 4.3-IV0, the feature level of the peer release.
+const metadataVersion = 30
+
+// refuseOrphans refuses partition directories beside an empty store: starting would
+// make their topics disappear.
+func (b *Broker) refuseOrphans(ctx context.Context) error {
+	kvs, _, err := b.store.Snapshot(ctx, metadata.ClusterKey)
+	if err != nil || len(kvs) > 0 {
+		return err
+	}
+	found, err := b.dir.Scan()
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return fmt.Errorf("log dir %s holds %d partitions, such as %s, but the metadata in %s is empty: bring the metadata directory back, or take the partitions in by 'moldau log adopt %s'",
+		b.dir.Path(), len(found), found[0].TopicPartition, b.o.Config.MetadataDir(), b.dir.Path())
+}
+
+func (b *Broker) metastoreFailed(err error) {
+	b.storeErr.CompareAndSwap(nil, &err)
+	b.log.Error("the metadata store failed: data keeps flowing, but topics and configurations cannot change until the broker is restarted",
+		"dir", b.o.Config.MetadataDir(), "error", err)
+}
+
+// endpoints are the listeners as they are registered. An empty host means that clients
+// are told the address on which they reached us.
+func (b *Broker) endpoints() []metadata.Endpoint {
+	bound := map[string]uint16{}
+	for _, a := range b.net.Addrs() {
+		bound[a.Name] = a.Addr.Port()
+	}
+	var out []metadata.Endpoint
+	for _, l := range b.o.Config.Listeners() {
+		e := metadata.Endpoint{Name: l.Name, Host: l.AdvertisedHost, Port: uint16(l.AdvertisedPort), Protocol: string(l.Protocol)}
+		if e.Port == 0 {
+			e.Port = bound[l.Name]
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// startPublisher gives every new image to those who act on it.
+func (b *Broker) startPublisher(changed <-chan struct{}) {
+	defer b.wg.Done()
+	for {
+		select {
+		case <-changed:
+			changed = b.cluster.Changed()
+			b.partitions.Apply(b.cluster.Image())
+		case <-b.stop:
+			return
+		}
+	}
+}
+
+// reportStrays names partition directories that no topic claims. They are left alone.
+func (b *Broker) reportStrays() {
+	found, err := b.dir.Scan()
+	if err != nil {
+		b.log.Warn("log dir cannot be listed", "dir", b.dir.Path(), "error", err)
+		return
+	}
+	im := b.cluster.Image()
+	for _, f := range found {
+		if t := im.TopicByID(f.TopicID); t != nil && int(f.Partition) < len(t.Partitions) {
+			continue
+		}
+		if t := im.Topic(f.Topic); t != nil && f.TopicID.IsZero() {
+			continue
+		}
+		b.log.Warn("partition directory belongs to no topic and is left alone: take it in by 'moldau log adopt', or remove it",
+			"dir", f.Path, "topicId", f.TopicID.String())
+	}
+}
+
+func (b *Broker) logReady(took time.Duration) {
+	c := b.o.Config
+	durability := "every acknowledged record is on the disk (log.flush.interval.messages=1)"
+	if n := c.Int("log.flush.interval.messages"); n > 1 {
+		durability = fmt.Sprintf("log.flush.interval.messages=%d", n)
+		if n == 1<<63-1 {
+			durability = "page cache only, as Kafka's default (log.flush.interval.messages=9223372036854775807)"
+		}
+	}
+	var addrs []string
+	for _, a := range b.net.Addrs() {
+		addrs = append(addrs, a.Name+"://"+a.Addr.String())
+	}
+	args := []any{"version", Version(), "nodeId", c.NodeID(), "clusterId", b.cluster.ClusterID(), "listeners", addrs,
+		"logDir", b.dir.Path(), "metadataDir", c.MetadataDir(), "durability", durability, "startMs", took.Milliseconds()}
+	if len(b.httpAddrs) > 0 {
+		args = append(args, "http", "http://"+b.httpAddrs[0].String())
+	}
+	b.log.Info("ready", args...)
+}
+
+// Addrs are the real addresses of the client listeners.
+func (b *Broker) Addrs() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, a := range b.net.Addrs() {
+		out = append(out, a.Addr)
+	}
+	return out
+}
+
+// HTTPAddrs are the real addresses of the HTTP listener.
+func (b *Broker) HTTPAddrs() []netip.AddrPort { return b.httpAddrs }
+
+// Err says why the broker is not well, or nil: its log dir is offline, or its metadata store failed.
+func (b *Broker) Err() error {
+	if err := b.dir.Err(); err != nil {
+		return err
+	}
+	if p := b.storeErr.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// Close drains and stops: requests that have started are answered until ctx ends, then
+// every log is flushed and closed. It waits for every goroutine.
+func (b *Broker) Close(ctx context.Context) error {
+	b.ready.Store(false)
+	return b.teardown(ctx)
+}
+
+// Abort stops at once: connections are cut. What was acknowledged is safe all the same.
+func (b *Broker) Abort() error {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	return b.Close(ended)
+}
+
+// teardown takes down whatever was brought up, in reverse.
+func (b *Broker) teardown(ctx context.Context) error {
+	var errs []error
+	if b.http != nil {
+		errs = append(errs, b.http.Close())
+	}
+	if b.net != nil {
+		if err := b.net.Close(ctx); err != nil && !errors.Is(err, ctx.Err()) {
+			errs = append(errs, err)
+		}
+	}
+	close(b.stop)
+	b.wg.Wait()
+	if b.partitions != nil {
+		b.partitions.Close()
+	}
+	if b.cluster != nil {
+		errs = append(errs, b.cluster.Close())
+	}
+	if b.store != nil && b.o.Store == nil {
+		errs = append(errs, b.store.Close())
+	}
+	if b.dir != nil {
+		errs = append(errs, b.dir.Close())
+	}
+	if b.metaLock != nil {
+		errs = append(errs, b.metaLock.Close())
+	}
+	return errors.Join(errs...)
+}
