@@ -1,0 +1,55 @@
+# Moldau needs none of this: go run ./cmd/moldau server, go test ./... . These are the longer runs of its developers.
+
+GO ?= go
+STATICCHECK_VERSION := v0.8.2
+CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
+
+.DEFAULT_GOAL := help
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/moldau, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/moldau ./cmd/moldau
+
+check: ## before a commit: format, vet for three systems, staticcheck, tidy, short tests with the race detector
+	@files=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$files" ]; then echo "not formatted (gofmt -w):"; echo "$$files"; exit 1; fi
+	$(GO) mod tidy -diff
+	GOOS=linux $(GO) vet ./...
+	GOOS=linux $(GO) vet -tags clients ./test/clients/
+	GOOS=darwin $(GO) vet ./...
+	GOOS=windows $(GO) vet ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) -tags clients ./...
+	$(GO) test -race -short ./...
+
+test: ## all tests that need nothing but Go
+	$(GO) test ./...
+
+test-clients: install-clients ## real clients and Kafka's tools against the broker; as root on Debian 12 it installs them itself
+	$(CLIENTS) -timeout 30m -v
+
+install-clients:
+	test/clients/install
+
+bench: ## the benchmarks of all packages
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## every fuzz target for FUZZTIME (default 30s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "$$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $${FUZZTIME:-30s} $$pkg; \
+	  done; \
+	done
+
+kill9: ## KILLS (default 100) times kill -9 under load, nothing lost and nothing twice
+	KILLS=$${KILLS:-100} $(CLIENTS) -timeout 4h -v -run '^TestKill9$$'
+
+roundtrip: install-clients ## at least 1 GB of text through every codec and four clients
+	ROUNDTRIP_BYTES=$${ROUNDTRIP_BYTES:-1073741824} $(CLIENTS) -timeout 6h -v -run '^TestRoundTrip$$'
+
+recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
+	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'
+
+start-figures: ## 20 starts, memory and processor time when idle, as a table
+	STARTS=$${STARTS:-20} IDLE_SECONDS=$${IDLE_SECONDS:-30} $(CLIENTS) -timeout 1h -v -run '^TestStartIdle$$'
