@@ -184,7 +184,7 @@ func (m *Manager) logConfig(tp storage.TopicPartition, mp *metadata.Partition, t
 		FlushMessages:      mp.FlushMessages,
 		MaxInflatedBytes:   t.MaxInflatedBytes,
 	}
-	if mp.FlushMs < math.MaxInt64 {
+	if mp.FlushMs < math.MaxInt64/int64(time.Millisecond) { // beyond that it is never
 		cfg.FlushInterval = time.Duration(mp.FlushMs) * time.Millisecond
 	}
 	return cfg

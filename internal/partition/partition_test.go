@@ -84,7 +84,7 @@ func TestNothingIsSeenOrAcknowledgedBeforeItIsFlushed(t *testing.T) {
 		g := newGate(t)
 		p, _ := leader(t, g.fs)
 		g.closed.Store(true)
-	defer g.closed.Store(false)
+		defer g.closed.Store(false)
 		a, err := p.Append(oneRecord(t, "v"), AppendOptions{Acks: acks, NowMs: time.Now().UnixMilli()})
 		if err != nil {
 			t.Fatal(err)
