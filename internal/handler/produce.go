@@ -97,13 +97,21 @@ func internalTopic(name string) bool {
 	return name == "__consumer_offsets" || name == "__transaction_state" || name == "__share_group_state"
 }
 
+// magicByte is where a batch of any format says which it is.
+const magicByte = 16
+
 // oneBatch returns the one batch that a partition's records must be.
 func oneBatch(records []byte) (record.Batch, error) {
 	if len(records) == 0 {
 		return nil, fmt.Errorf("there is no batch: %w", partition.ErrInvalid)
 	}
 	batch, rest, err := record.Parse(records)
-	if err != nil {
+	switch {
+	case errors.Is(err, record.ErrShort):
+		return nil, fmt.Errorf("%w: %w", partition.ErrInvalid, err)
+	case errors.Is(err, record.ErrMagic) && records[magicByte] > 2:
+		return nil, fmt.Errorf("%w: %w", wire.CorruptMessage, err) // 0 and 1 are old formats, anything else is damage
+	case err != nil:
 		return nil, err
 	}
 	if len(rest) > 0 {

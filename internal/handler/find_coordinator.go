@@ -1,0 +1,34 @@
+package handler
+
+// FindCoordinator, key 10, versions 0 to 6 (KIP-699 batches from version 4, KIP-932).
+//
+// There are no coordinators yet, so every key is answered with an error that clients do not
+// retry: TRANSACTIONAL_ID_AUTHORIZATION_FAILED for a transactional id and
+// UNSUPPORTED_VERSION for groups. The API is served all the same because librdkafka takes its absence for a
+// broker that is older than LZ4.
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/wire"
+)
+
+// Coordinator types.
+const transactionCoordinator = 1
+
+func findCoordinator(_ context.Context, _ *requestContext, req *kmsg.FindCoordinatorRequest) kmsg.Response {
+	code, text := wire.UnsupportedVersion, "consumer groups are not supported yet: assign partitions instead of subscribing"
+	if req.CoordinatorType == transactionCoordinator {
+		code, text = wire.TransactionalIDAuthorizationFailed, "transactions are not supported yet"
+	}
+	resp := kmsg.NewPtrFindCoordinatorResponse()
+	resp.ErrorCode, resp.ErrorMessage, resp.NodeID, resp.Port = int16(code), &text, -1, -1
+	for _, key := range req.CoordinatorKeys {
+		c := kmsg.NewFindCoordinatorResponseCoordinator()
+		c.Key, c.NodeID, c.Port, c.ErrorCode, c.ErrorMessage = key, -1, -1, int16(code), &text
+		resp.Coordinators = append(resp.Coordinators, c)
+	}
+	return resp
+}
