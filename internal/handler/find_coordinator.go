@@ -2,10 +2,11 @@ package handler
 
 // FindCoordinator, key 10, versions 0 to 6 (KIP-699 batches from version 4, KIP-932).
 //
-// There are no coordinators yet, so every key is answered with an error that clients do not
-// retry: TRANSACTIONAL_ID_AUTHORIZATION_FAILED for a transactional id and
-// UNSUPPORTED_VERSION for groups. The API is served all the same because librdkafka takes its absence for a
-// broker that is older than LZ4.
+// There are no coordinators yet. A transactional id is refused with an error that clients
+// do not retry (TRANSACTIONAL_ID_AUTHORIZATION_FAILED). A group gets COORDINATOR_NOT_AVAILABLE, which
+// they do retry: librdkafka looks for the coordinator also where partitions are assigned
+// and no offset is committed, and a fatal error would end such a consumer. The API is
+// served because librdkafka takes its absence for a broker that is older than LZ4.
 
 import (
 	"context"
@@ -19,7 +20,7 @@ import (
 const transactionCoordinator = 1
 
 func findCoordinator(_ context.Context, _ *requestContext, req *kmsg.FindCoordinatorRequest) kmsg.Response {
-	code, text := wire.UnsupportedVersion, "consumer groups are not supported yet: assign partitions instead of subscribing"
+	code, text := wire.CoordinatorNotAvailable, "consumer groups are not supported yet: assign partitions instead of subscribing"
 	if req.CoordinatorType == transactionCoordinator {
 		code, text = wire.TransactionalIDAuthorizationFailed, "transactions are not supported yet"
 	}
