@@ -1,6 +1,7 @@
 package root_test
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -118,6 +119,45 @@ func TestLayering(t *testing.T) {
 			if seen[pkg] && seen[dep] && !used[pkg+" "+dep] {
 				t.Logf("layers: %s no longer needs %s", pkg, dep)
 			}
+		}
+	}
+}
+
+// passive are the packages that decide without doing: called with a state and an input,
+// they return what is to be done. A seeded scheduler can then run a whole cluster of
+// them in one thread.
+var passive = []string{"internal/controller", "internal/metadata", "internal/partition/replica"}
+
+// passiveBans are imports that a passive package may not have: a goroutine's tools, a
+// clock, I/O, randomness.
+var passiveBans = []string{"context", "crypto/rand", "io", "log/slog", "math/rand", "math/rand/v2", "net", "os", "sync", "sync/atomic", "time"}
+
+func TestPassiveCores(t *testing.T) {
+	for _, pkg := range passive {
+		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(pkg), "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no files (%v)", pkg, err)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, spec := range f.Imports {
+				if imp, _ := strconv.Unquote(spec.Path.Value); slices.Contains(passiveBans, imp) {
+					t.Errorf("%s: a passive core may not import %s", file, imp)
+				}
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				switch n.(type) {
+				case *ast.GoStmt, *ast.SelectStmt, *ast.SendStmt:
+					t.Errorf("%s: a passive core has no goroutines and channels", file)
+				}
+				return true
+			})
 		}
 	}
 }

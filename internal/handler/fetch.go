@@ -55,6 +55,8 @@ type fetchCall struct {
 	failure  wire.Code // of the whole request
 	plans    []storage.Plan
 	local    time.Time
+	looked   bool // the targets were read once
+	enough   bool // and that was enough to answer
 }
 
 // fetchResult is what was read for one target.
@@ -79,24 +81,32 @@ func startFetch(t *Table, rc *requestContext, body []byte) (network.Call, error)
 	return c, nil
 }
 
-// Ready implements network.Call: a fetch is read when its turn comes.
-func (c *fetchCall) Ready() bool { return false }
+// Ready reads, and reports whether that is enough for an answer.
+func (c *fetchCall) Ready() bool {
+	if !c.looked {
+		c.looked = true
+		c.enough = c.failure != wire.None || c.read() || !time.Now().Before(c.deadline)
+		c.local = time.Now()
+	}
+	return c.enough
+}
 
 // Release lets go of the segments that the reply refers to.
-func (c *fetchCall) Release() {
+func (c *fetchCall) Release() { c.unpin() }
+
+func (c *fetchCall) unpin() {
 	for _, p := range c.plans {
 		p.Release()
 	}
-	c.plans = nil
+	c.plans = c.plans[:0]
 }
 
-// Wait reads, and parks until there is something to answer.
+// Wait parks until there is something to answer.
 func (c *fetchCall) Wait(ctx context.Context) network.Reply {
 	if c.failure != wire.None {
 		return c.reply(&wire.FetchResponse{ErrorCode: c.failure})
 	}
-	if done := c.read(); !done && time.Now().Before(c.deadline) {
-		c.local = time.Now()
+	if !c.Ready() {
 		c.park(ctx)
 	}
 	return c.reply(c.response())
@@ -126,7 +136,7 @@ func (c *fetchCall) park(ctx context.Context) {
 
 // read reads every target and reports whether the fetch may be answered.
 func (c *fetchCall) read() (done bool) {
-	c.Release()
+	c.unpin()
 	if cap(c.results) < len(c.targets) {
 		c.results = make([]fetchResult, len(c.targets))
 	}

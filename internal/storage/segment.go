@@ -255,11 +255,17 @@ func (s *scanner) window(n int) ([]byte, error) {
 	return s.buf[:n], nil
 }
 
-// find returns the position and header of the first batch from pos on whose last
+// smallBufferBytes is about the distance between two index entries.
+const smallBufferBytes = 4 << 10
+
+var smallBuffers = sync.Pool{New: func() any { return new([smallBufferBytes]byte) }}
+
+// findBatch returns the position and header of the first batch from pos on whose last
 // offset is >= offset, or io.EOF if there is none before end. It reads small pieces:
 // from an index entry the batch is near.
 func findBatch(file vfs.File, pos, end, offset int64) (int64, record.Header, error) {
-	var small [4 << 10]byte
+	small := smallBuffers.Get().(*[smallBufferBytes]byte)
+	defer smallBuffers.Put(small)
 	var have []byte
 	at := pos
 	for pos < end {
@@ -278,7 +284,7 @@ func findBatch(file vfs.File, pos, end, offset int64) (int64, record.Header, err
 			return 0, record.Header{}, err
 		}
 		if h.LastOffset() >= offset {
-			return pos, h, nil
+			return pos, append(record.Header(nil), h...), nil
 		}
 		pos += int64(h.Size())
 	}
