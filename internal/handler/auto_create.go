@@ -29,14 +29,23 @@ func (t *Table) autoCreate(ctx context.Context, im *metadata.Image, names []stri
 	for i, name := range names {
 		topics[i] = newTopicByDefault(c, len(im.Brokers()), name)
 	}
+	var created, failed []controller.TopicResult
 	for _, r := range t.o.Cluster.CreateTopics(ctx, topics, false) {
 		switch r.Code {
 		case wire.None:
-			t.o.Log.Info("topic created on first use", "topic", r.Name, "partitions", r.Partitions)
+			created = append(created, r)
 		case wire.TopicAlreadyExists: // another client was first
 		default:
-			t.o.Log.Warn("topic could not be created on first use", "topic", r.Name, "code", r.Code, "reason", r.Message)
+			failed = append(failed, r)
 		}
+	}
+	// One line each: a request may name very many topics.
+	if created != nil {
+		t.o.Log.Info("topics created on first use", "count", len(created), "first", created[0].Name, "partitions", created[0].Partitions)
+	}
+	if failed != nil {
+		t.o.Log.Warn("topics could not be created on first use", "count", len(failed), "first", failed[0].Name,
+			"code", failed[0].Code.String(), "reason", failed[0].Message)
 	}
 }
 

@@ -8,7 +8,6 @@ package handler
 
 import (
 	"context"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -25,23 +24,17 @@ func createPartitions(ctx context.Context, rc *requestContext, req *kmsg.CreateP
 		r.Topic, r.ErrorCode, r.ErrorMessage = name, int16(code), text(message)
 		resp.Topics = append(resp.Topics, r)
 	}
-	names := make([]string, len(req.Topics))
-	for i := range req.Topics {
-		names[i] = req.Topics[i].Topic
-	}
-	_, twice := unique(names)
-	for _, name := range twice {
-		add(name, wire.InvalidRequest, "Duplicate topic name.")
+	asked, twice := split(req.Topics, func(t *kmsg.CreatePartitionsRequestTopic) string { return t.Topic })
+	for _, t := range twice {
+		add(t.Topic, wire.InvalidRequest, "Duplicate topic name.")
 	}
 	var topics []controller.NewPartitions
-	for _, t := range req.Topics {
-		switch {
-		case slices.Contains(twice, t.Topic):
-		case !rc.allowed(t.Topic):
+	for _, t := range asked {
+		if !rc.allowed(t.Topic) {
 			add(t.Topic, wire.TopicAuthorizationFailed, "")
-		default:
-			topics = append(topics, controller.NewPartitions{Name: t.Topic, Count: t.Count, Assignments: brokersOf(t.Assignment)})
+			continue
 		}
+		topics = append(topics, controller.NewPartitions{Name: t.Topic, Count: t.Count, Assignments: brokersOf(t.Assignment)})
 	}
 	for _, r := range rc.table.o.Cluster.CreatePartitions(ctx, topics, req.ValidateOnly) {
 		add(r.Name, r.Code, r.Message)

@@ -10,7 +10,7 @@ package handler
 
 import (
 	"context"
-	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -23,24 +23,19 @@ func createTopics(ctx context.Context, rc *requestContext, req *kmsg.CreateTopic
 	ctx, cancel := within(ctx, req.TimeoutMillis)
 	defer cancel()
 	im := rc.table.o.Cluster.Image()
-	names := make([]string, len(req.Topics))
-	for i := range req.Topics {
-		names[i] = req.Topics[i].Topic
-	}
-	_, twice := unique(names)
-	var topics []controller.NewTopic
-	for i := range req.Topics {
-		if t := &req.Topics[i]; !slices.Contains(twice, t.Topic) {
-			topics = append(topics, newTopic(rc, im, t))
-		}
+	asked, twice := split(req.Topics, func(t *kmsg.CreateTopicsRequestTopic) string { return t.Topic })
+	topics := make([]controller.NewTopic, len(asked))
+	for i := range asked {
+		topics[i] = newTopic(rc, im, &asked[i])
 	}
 	resp := kmsg.NewPtrCreateTopicsResponse()
 	for i, r := range rc.table.o.Cluster.CreateTopics(ctx, topics, req.ValidateOnly) {
 		resp.Topics = append(resp.Topics, createdTopic(rc, im, req.Version, &topics[i], r))
 	}
-	for _, name := range twice {
+	for _, t := range twice {
 		r := kmsg.NewCreateTopicsResponseTopic()
-		r.Topic, r.ErrorCode, r.ErrorMessage = name, int16(wire.InvalidRequest), text("Duplicate topic name.")
+		r.Topic, r.ErrorCode, r.ErrorMessage = t.Topic, int16(wire.InvalidRequest), text("Duplicate topic name.")
+		r.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
 		resp.Topics = append(resp.Topics, r)
 	}
 	return resp
@@ -55,10 +50,10 @@ func newTopic(rc *requestContext, im *metadata.Image, asked *kmsg.CreateTopicsRe
 	for _, a := range asked.ReplicaAssignment {
 		t.Assignments = append(t.Assignments, controller.Assignment{Partition: a.Partition, Brokers: a.Replicas})
 	}
-	nulls := ""
+	var nulls []string
 	for _, entry := range asked.Configs {
 		if entry.Value == nil {
-			nulls += "," + entry.Name
+			nulls = append(nulls, entry.Name)
 			continue
 		}
 		if t.Configs == nil {
@@ -69,8 +64,8 @@ func newTopic(rc *requestContext, im *metadata.Image, asked *kmsg.CreateTopicsRe
 	switch {
 	case !rc.mayCreate(asked.Topic):
 		t.Refused, t.RefusedMessage = wire.TopicAuthorizationFailed, "Authorization failed."
-	case nulls != "" && im.Topic(asked.Topic) == nil && controller.InvalidName(asked.Topic) == "":
-		t.Refused, t.RefusedMessage = wire.InvalidConfig, "Null value not supported for topic configs: "+nulls[1:]
+	case nulls != nil && im.Topic(asked.Topic) == nil && controller.InvalidName(asked.Topic) == "":
+		t.Refused, t.RefusedMessage = wire.InvalidConfig, "Null value not supported for topic configs: "+strings.Join(nulls, ",")
 	}
 	return t
 }
@@ -81,7 +76,7 @@ func createdTopic(rc *requestContext, im *metadata.Image, version int16, t *cont
 	out.ErrorCode, out.ErrorMessage = int16(r.Code), text(r.Message)
 	switch {
 	case r.Code != wire.None || version < 5:
-		out.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
+		out.Configs = []kmsg.CreateTopicsResponseTopicConfig{} // null means that they may not be seen
 		return out
 	case !rc.allowedTo(access{topicResource, opDescribeConfigs}, r.Name):
 		out.ConfigErrorCode = int16(wire.TopicAuthorizationFailed)

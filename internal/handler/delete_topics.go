@@ -37,7 +37,7 @@ func deleteTopics(ctx context.Context, rc *requestContext, req *kmsg.DeleteTopic
 		}
 		return resp
 	}
-	refs, twice := uniqueRefs(asked)
+	refs, twice := split(asked, keyOf)
 	for _, ref := range twice {
 		message := "Duplicate topic id."
 		if ref.Name != nil {
@@ -92,32 +92,19 @@ func topicRefs(req *kmsg.DeleteTopicsRequest) []controller.TopicRef {
 	return refs
 }
 
-// uniqueRefs splits references into those that are given once, and those given more often. What is
-// malformed is judged by itself, however often it is given.
-func uniqueRefs(refs []controller.TopicRef) (once, twice []controller.TopicRef) {
-	type key struct {
-		name  string
-		id    wire.UUID
-		other int // makes what is malformed unique
+// topicKey is what makes two references the same.
+type topicKey struct {
+	name  string
+	id    wire.UUID
+	entry *controller.TopicRef // of one that is malformed: it is judged by itself, however often it is given
+}
+
+func keyOf(ref *controller.TopicRef) topicKey {
+	if (ref.Name == nil) == ref.ID.IsZero() {
+		return topicKey{entry: ref}
 	}
-	keys := make([]key, len(refs))
-	byKey := make(map[key]controller.TopicRef, len(refs))
-	for i, ref := range refs {
-		k := key{id: ref.ID}
-		if ref.Name != nil {
-			k.name = *ref.Name
-		}
-		if (ref.Name == nil) == ref.ID.IsZero() {
-			k.other = i + 1
-		}
-		keys[i], byKey[k] = k, ref
+	if ref.Name != nil {
+		return topicKey{name: *ref.Name}
 	}
-	a, b := unique(keys)
-	for _, k := range a {
-		once = append(once, byKey[k])
-	}
-	for _, k := range b {
-		twice = append(twice, byKey[k])
-	}
-	return once, twice
+	return topicKey{id: ref.ID}
 }

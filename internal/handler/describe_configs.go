@@ -21,20 +21,25 @@ import (
 	"moldau/internal/wire"
 )
 
-func describeConfigs(_ context.Context, rc *requestContext, req *kmsg.DescribeConfigsRequest) kmsg.Response {
+// maxDescribed bounds the configurations that one request describes, and with that time and memory: that is
+// the topics of a very large cluster.
+const maxDescribed = 1_000_000
+
+func describeConfigs(ctx context.Context, rc *requestContext, req *kmsg.DescribeConfigsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDescribeConfigsResponse()
-	im := rc.table.o.Cluster.Image()
+	d := &describer{rc: rc, im: rc.table.o.Cluster.Image(), room: maxDescribed}
 	for i := range req.Resources {
 		asked := &req.Resources[i]
 		r := kmsg.NewDescribeConfigsResponseResource()
 		r.ResourceType, r.ResourceName = asked.ResourceType, asked.ResourceName
-		entries, err := rc.describe(im, int8(asked.ResourceType), asked.ResourceName)
+		entries, err := d.describe(ctx, int8(asked.ResourceType), asked.ResourceName)
+		r.ErrorCode, r.ErrorMessage = int16(codeOf(err)), new(string) // never null, as in Kafka
 		if err != nil {
-			r.ErrorCode, r.ErrorMessage = int16(codeOf(err)), text(err.Error())
+			*r.ErrorMessage = err.Error()
 		}
-		for _, e := range entries {
-			if len(asked.ConfigNames) == 0 || slices.Contains(asked.ConfigNames, e.Name) {
-				r.Configs = append(r.Configs, describedConfig(&e, req.IncludeSynonyms, req.IncludeDocumentation))
+		for j := range entries {
+			if e := &entries[j]; len(asked.ConfigNames) == 0 || slices.Contains(asked.ConfigNames, e.Name) {
+				r.Configs = append(r.Configs, describedConfig(e, req.IncludeSynonyms, req.IncludeDocumentation))
 			}
 		}
 		resp.Resources = append(resp.Resources, r)
@@ -42,42 +47,54 @@ func describeConfigs(_ context.Context, rc *requestContext, req *kmsg.DescribeCo
 	return resp
 }
 
+// describer describes the resources of one request.
+type describer struct {
+	rc            *requestContext
+	im            *metadata.Image
+	room          int            // configurations that may still be described
+	broker, group []config.Entry // described once
+}
+
 // describe lists what is configured for one resource.
-func (rc *requestContext) describe(im *metadata.Image, kind int8, name string) ([]config.Entry, error) {
-	t := rc.table
-	if a, on := accessTo(kind, name, opDescribeConfigs); !rc.allowedTo(a, on) {
+func (d *describer) describe(ctx context.Context, kind int8, name string) ([]config.Entry, error) {
+	if a, on := accessTo(kind, name, opDescribeConfigs); !d.rc.allowedTo(a, on) {
 		return nil, notAllowed(a.resource)
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if d.room <= 0 {
+		return nil, refuse(wire.InvalidRequest, "The request describes more than %d configurations; ask for fewer resources at a time.", maxDescribed)
+	}
+	entries, err := d.entries(kind, name)
+	d.room -= len(entries)
+	return entries, err
+}
+
+func (d *describer) entries(kind int8, name string) ([]config.Entry, error) {
 	switch kind {
 	case topicConfigs:
 		if why := controller.InvalidName(name); why != "" {
 			return nil, refuse(wire.InvalidTopicException, "%s", why)
 		}
-		if im.Topic(name) == nil {
+		if d.im.Topic(name) == nil {
 			return nil, refuse(wire.UnknownTopicOrPartition, "")
 		}
-		return t.describeTopic(im, im.Config(metadata.TopicConfig, name)), nil
+		return d.rc.table.describeTopic(d.im, d.im.Config(metadata.TopicConfig, name)), nil
 	case brokerConfigs:
-		mine, all := t.dynamic(im)
 		if name == "" {
+			_, all := d.rc.table.dynamic(d.im)
 			return config.DescribeCluster(all), nil
 		}
-		if id, ok := brokerID(name); !ok {
-			return nil, refuse(wire.InvalidRequest, "Broker id must be an integer, but it is: %s", name)
-		} else if id != t.o.NodeID {
-			return nil, refuse(wire.InvalidRequest, "Unexpected broker id, expected %d or empty string, but received %s", t.o.NodeID, name)
+		if err := d.isThisBroker(name, "%d or empty string,"); err != nil {
+			return nil, err
 		}
-		return t.o.Config.DescribeBroker(mine, all), nil
+		return d.brokerEntries(), nil
 	case brokerLoggerConfigs:
 		if name == "" {
 			return nil, refuse(wire.InvalidRequest, "Broker id must not be empty")
 		}
-		if id, ok := brokerID(name); !ok {
-			return nil, refuse(wire.InvalidRequest, "Broker id must be an integer, but it is: %s", name)
-		} else if id != t.o.NodeID {
-			return nil, refuse(wire.InvalidRequest, "Unexpected broker id, expected %d but received %s", t.o.NodeID, name)
-		}
-		return nil, nil
+		return nil, d.isThisBroker(name, "%d")
 	case clientMetricsConfigs:
 		if name == "" {
 			return nil, refuse(wire.InvalidRequest, "Client metrics subscription name must not be empty")
@@ -87,9 +104,32 @@ func (rc *requestContext) describe(im *metadata.Image, kind int8, name string) (
 		if name == "" {
 			return nil, refuse(wire.InvalidRequest, "Group name must not be empty")
 		}
-		return t.describeGroup(im), nil
+		if d.group == nil {
+			d.group = describeGroup(d.brokerEntries())
+		}
+		return d.group, nil
 	}
 	return nil, refuse(wire.InvalidRequest, "Unsupported resource type: %d", kind)
+}
+
+func (d *describer) brokerEntries() []config.Entry {
+	if d.broker == nil {
+		d.broker = d.rc.table.o.Config.DescribeBroker(d.rc.table.dynamic(d.im))
+	}
+	return d.broker
+}
+
+// isThisBroker refuses the name of another broker; expected is how the message names this one.
+func (d *describer) isThisBroker(name, expected string) error {
+	self := d.rc.table.o.NodeID
+	id, ok := brokerID(name)
+	switch {
+	case !ok:
+		return refuse(wire.InvalidRequest, "Broker id must be an integer, but it is: %s", name)
+	case id != self:
+		return refuse(wire.InvalidRequest, "Unexpected broker id, expected "+expected+" but received %s", self, name)
+	}
+	return nil
 }
 
 func describedConfig(e *config.Entry, synonyms, documentation bool) kmsg.DescribeConfigsResponseResourceConfig {

@@ -57,10 +57,11 @@ func (t *Table) describeTopic(im *metadata.Image, own map[string]string) []confi
 	return t.o.Config.DescribeTopic(own, mine, all)
 }
 
-// brokerID reads the name of a BROKER or BROKER_LOGGER resource as Java does.
+// brokerID reads the name of a BROKER or BROKER_LOGGER resource. Each broker has one name: what is set for "01"
+// would be set for nobody.
 func brokerID(name string) (int32, bool) {
 	id, err := strconv.ParseInt(name, 10, 32)
-	return int32(id), err == nil
+	return int32(id), err == nil && strconv.FormatInt(id, 10) == name
 }
 
 // groupDefaults are the configurations of a group that have no default in the broker's. The value of any
@@ -85,9 +86,9 @@ var groupKeys = []string{
 
 // describeGroup lists the configurations of any group. None can be set yet, so all of them have the
 // broker's values.
-func (t *Table) describeGroup(im *metadata.Image) []config.Entry {
-	broker := map[string]config.Entry{}
-	for _, e := range t.o.Config.DescribeBroker(t.dynamic(im)) {
+func describeGroup(brokerEntries []config.Entry) []config.Entry {
+	broker := make(map[string]config.Entry, len(brokerEntries))
+	for _, e := range brokerEntries {
 		broker[e.Name] = e
 	}
 	out := make([]config.Entry, 0, len(groupKeys))

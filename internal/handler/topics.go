@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"math"
 	"slices"
 
 	"moldau/internal/metadata"
@@ -18,9 +17,6 @@ const (
 )
 
 func isInternal(topic string) bool { return slices.Contains(internalTopics, topic) }
-
-// notAsked is the set of operations in a response to a client that did not ask for it.
-const notAsked = math.MinInt32
 
 // The operations that exist on a type of resource; those that table.go does not need are
 // named here.
@@ -69,8 +65,12 @@ func (rc *requestContext) controllerFor(im *metadata.Image) int32 {
 
 // reachable tells whether a broker is alive and has the listener on which the client came.
 func (rc *requestContext) reachable(b *metadata.Broker) bool {
-	_, _, ok := rc.endpoint(b)
-	return ok && !b.Fenced
+	return rc.listens(b) && !b.Fenced
+}
+
+// listens tells whether a broker has the listener on which the client came.
+func (rc *requestContext) listens(b *metadata.Broker) bool {
+	return slices.ContainsFunc(b.Listeners, func(e metadata.Endpoint) bool { return e.Name == rc.listener })
 }
 
 // partitionView is a partition as the client of one listener sees it.
@@ -88,7 +88,7 @@ func (rc *requestContext) view(im *metadata.Image, p *metadata.Partition) partit
 	v := partitionView{leader: -1, replicas: p.Replicas, isr: p.ISR}
 	if leader := im.Broker(p.Leader); leader == nil {
 		v.code = wire.LeaderNotAvailable
-	} else if _, _, ok := rc.endpoint(leader); !ok {
+	} else if !rc.listens(leader) {
 		v.code = wire.ListenerNotFound
 	} else {
 		v.leader = p.Leader
@@ -134,20 +134,20 @@ func text(message string) *string {
 	return &message
 }
 
-// unique returns the values that occur once, in order, and those that occur more often, each once.
-func unique[T comparable](values []T) (once, more []T) {
-	count := make(map[T]int, len(values))
-	for _, v := range values {
-		count[v]++
+// split sorts items out whose key occurs more often than once: of these it returns the first.
+func split[T any, K comparable](items []T, key func(*T) K) (once, twice []T) {
+	count := make(map[K]int, len(items))
+	for i := range items {
+		count[key(&items[i])]++
 	}
-	for _, v := range values {
-		switch n := count[v]; {
-		case n == 1:
-			once = append(once, v)
-		case n > 1:
-			more = append(more, v)
-			count[v] = 0
+	for i := range items {
+		switch k := key(&items[i]); {
+		case count[k] == 1:
+			once = append(once, items[i])
+		case count[k] > 1:
+			twice = append(twice, items[i])
+			count[k] = 0
 		}
 	}
-	return once, more
+	return once, twice
 }
