@@ -78,7 +78,7 @@ func (t *Table) produceOne(rc *requestContext, req *wire.ProduceRequest, topic *
 	if !rc.allowed(name) {
 		return producedPart{err: wire.TopicAuthorizationFailed}
 	}
-	if internalTopic(name) && rc.header.ClientID != adminClientID {
+	if isInternal(name) && rc.header.ClientID != adminClientID {
 		return producedPart{err: fmt.Errorf("%s is written by the broker only: %w", name, wire.InvalidTopicException)}
 	}
 	batch, err := oneBatch(part.Records)
@@ -91,11 +91,6 @@ func (t *Table) produceOne(rc *requestContext, req *wire.ProduceRequest, topic *
 
 // adminClientID is the client id with which Kafka lets internal topics be written.
 const adminClientID = "__admin_client"
-
-// internalTopic reports whether a topic belongs to the broker.
-func internalTopic(name string) bool {
-	return name == "__consumer_offsets" || name == "__transaction_state" || name == "__share_group_state"
-}
 
 // magicByte is where a batch of any format says which it is.
 const magicByte = 16
