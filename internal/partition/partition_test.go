@@ -91,10 +91,10 @@ func TestNothingIsSeenOrAcknowledgedBeforeItIsFlushed(t *testing.T) {
 		}
 		time.Sleep(2 * time.Millisecond)
 		if acks != 0 && p.AckReady(a) {
-			t.Errorf("acks=%d was acknowledged before the sync", acks)
+			t.Fatalf("acks=%d was acknowledged before the sync", acks)
 		}
 		if hw := p.HighWatermark(); hw != 0 {
-			t.Errorf("acks=%d: high watermark is %d before the sync", acks, hw)
+			t.Fatalf("acks=%d: high watermark is %d before the sync", acks, hw)
 		}
 		r, err := p.Read(ReadOptions{CurrentEpoch: -1, FetchedEpoch: -1, MaxBytes: 1000, MinOne: true})
 		if err != nil || r.Plan.Region.Len != 0 {

@@ -74,14 +74,6 @@ func (x *sparse) maxTime() (timeEntry, bool) {
 	return x.times[len(x.times)-1], true
 }
 
-// cut drops what speaks of offsets >= base+rel or positions >= pos.
-func (x *sparse) cut(rel uint32, pos int64) {
-	x.offsets = x.offsets[:sort.Search(len(x.offsets), func(i int) bool {
-		return x.offsets[i].rel >= rel || int64(x.offsets[i].pos) >= pos
-	})]
-	x.times = x.times[:sort.Search(len(x.times), func(i int) bool { return x.times[i].rel >= rel })]
-}
-
 func (x *sparse) sizeBytes() int64 {
 	return int64(cap(x.offsets))*offsetEntryBytes + int64(cap(x.times))*16
 }

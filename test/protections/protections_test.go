@@ -95,7 +95,7 @@ func runWithout(t *testing.T, root string, p protection) (string, error) {
 	if err := os.WriteFile(config, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("go", "test", "-vet=off", "-overlay", config, "-run", p.run, p.guard)
+	cmd := exec.Command("go", "test", "-vet=off", "-timeout", "60s", "-overlay", config, "-run", p.run, p.guard)
 	cmd.Dir = root
 	out, err := cmd.CombinedOutput()
 	return fmt.Sprintf("%s\n%s", cmd, out), err
