@@ -153,7 +153,7 @@ func (b *Broker) listen() error {
 func (b *Broker) openDirs() (err error) {
 	c := b.o.Config
 	meta := filepath.ToSlash(c.MetadataDir())
-	if err := b.fs.MkdirAll(meta); err != nil {
+	if err := vfs.MkdirAllSync(b.fs, meta); err != nil {
 		return fmt.Errorf("metadata directory: %w: choose another by --data-dir or metadata.log.dir, or make it writable", err)
 	}
 	if b.metaLock, err = b.fs.Lock(meta + "/.lock"); err != nil {

@@ -95,7 +95,7 @@ func OpenDir(o Options) (*Dir, error) {
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
 	for _, dir := range []string{o.Path, o.MetaDir} {
-		if err := makeDurableDir(o.FS, dir); err != nil {
+		if err := vfs.MkdirAllSync(o.FS, dir); err != nil {
 			return nil, err
 		}
 	}
@@ -109,26 +109,6 @@ func OpenDir(o Options) (*Dir, error) {
 	d.wg.Add(1)
 	go d.startPoints()
 	return d, nil
-}
-
-// makeDurableDir makes dir and its parents and syncs the names of those it made.
-func makeDurableDir(fsys vfs.FS, dir string) error {
-	var made []string
-	for p := path.Clean(dir); ; p = path.Dir(p) {
-		if _, err := fsys.Stat(p); err == nil || p == path.Dir(p) {
-			break
-		}
-		made = append(made, path.Dir(p))
-	}
-	if err := fsys.MkdirAll(dir); err != nil {
-		return err
-	}
-	for _, parent := range slices.Backward(made) {
-		if err := fsys.SyncDir(parent); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (d *Dir) load() error {
@@ -381,7 +361,7 @@ func (d *Dir) WriteHighWatermarks(hw map[TopicPartition]int64) error {
 // setAside moves a file or directory into the quarantine and returns its new path.
 func (d *Dir) setAside(name, as string) (string, error) {
 	dir := path.Join(d.opts.MetaDir, "quarantine")
-	if err := makeDurableDir(d.fs, dir); err != nil {
+	if err := vfs.MkdirAllSync(d.fs, dir); err != nil {
 		return "", err
 	}
 	to, err := d.freeName(path.Join(dir, as))

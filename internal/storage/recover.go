@@ -450,7 +450,7 @@ func (l *Log) setAsideTail(s *segment, pos int64) (moved []string, err error) {
 	}
 	if !zero {
 		dir := path.Join(l.dir.opts.MetaDir, "quarantine")
-		if err := makeDurableDir(l.dir.fs, dir); err != nil {
+		if err := vfs.MkdirAllSync(l.dir.fs, dir); err != nil {
 			return nil, err
 		}
 		to, err := l.dir.freeName(path.Join(dir, fmt.Sprintf("%v.%s.from-byte-%d", l.tp, segmentFile(s.base, logSuffix), pos)))
