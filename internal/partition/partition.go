@@ -409,7 +409,8 @@ func (p *Partition) end() {
 func IsOffline(err error) bool {
 	var offline *OfflineError
 	var corrupt *storage.CorruptionError
-	return errors.As(err, &offline) || errors.As(err, &corrupt) || errors.Is(err, storage.ErrOffline) || errors.Is(err, storage.ErrMissing)
+	return errors.As(err, &offline) || errors.As(err, &corrupt) || errors.Is(err, storage.ErrOffline) ||
+		errors.Is(err, storage.ErrMissing) || errors.Is(err, storage.ErrUnreadable)
 }
 
 // SizeBytes is the sum of the segments' bytes.

@@ -10,6 +10,7 @@ import (
 var (
 	ErrOffline         = errors.New("the log dir is offline")             // fenced after a failed write or sync, see S11
 	ErrNoSpace         = errors.New("no space left on the volume")        // nothing was written, retriable
+	ErrUnreadable      = errors.New("the segment cannot be opened")       // KAFKA_STORAGE_ERROR, retriable
 	ErrClosed          = errors.New("the log is closed")                  // by Close or Delete
 	ErrMissing         = errors.New("recorded data is not there")         // S9
 	ErrOffsetRange     = errors.New("offset is outside the log")          // OFFSET_OUT_OF_RANGE

@@ -73,7 +73,7 @@ func (s *segment) pin() (vfs.File, error) {
 		}
 		f, err := s.fs.Open(s.path(logSuffix), vfs.ReadWrite)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 		}
 		s.desc.file = f
 	}
