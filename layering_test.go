@@ -31,6 +31,7 @@ internal/metadata:            internal/wire
 internal/metastore:
 internal/controller:          internal/wire internal/metadata
 internal/cluster:             internal/wire internal/metadata internal/metastore internal/controller
+internal/coordinator/shard:    internal/wire
 internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
 internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/partition
@@ -126,7 +127,7 @@ func TestLayering(t *testing.T) {
 // passive are the packages that decide without doing: called with a state and an input,
 // they return what is to be done. A seeded scheduler can then run a whole cluster of
 // them in one thread.
-var passive = []string{"internal/controller", "internal/metadata", "internal/partition/replica"}
+var passive = []string{"internal/controller", "internal/metadata", "internal/partition/replica", "internal/coordinator/shard"}
 
 // passiveBans are imports that a passive package may not have: a goroutine's tools, a
 // clock, I/O, randomness.
