@@ -32,6 +32,7 @@ internal/metastore:
 internal/controller:          internal/wire internal/metadata
 internal/cluster:             internal/wire internal/metadata internal/metastore internal/controller
 internal/coordinator/shard:    internal/wire
+internal/coordinator/group:    internal/wire internal/coordinator/shard
 internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
 internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/partition
@@ -127,7 +128,7 @@ func TestLayering(t *testing.T) {
 // passive are the packages that decide without doing: called with a state and an input,
 // they return what is to be done. A seeded scheduler can then run a whole cluster of
 // them in one thread.
-var passive = []string{"internal/controller", "internal/metadata", "internal/partition/replica", "internal/coordinator/shard"}
+var passive = []string{"internal/controller", "internal/metadata", "internal/partition/replica", "internal/coordinator/shard", "internal/coordinator/group"}
 
 // passiveBans are imports that a passive package may not have: a goroutine's tools, a
 // clock, I/O, randomness.
