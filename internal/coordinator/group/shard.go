@@ -2,10 +2,25 @@
 // generation is in force, who was assigned what, and what was committed. It alone knows the
 // records of __consumer_offsets, Kafka's rules of the classic group protocol and the
 // expiry of offsets. It decides; package coordinator appends, commits, sends and keeps time.
+//
+// # Invariants
+//
+//	G1  Committed offsets, and groups in Stable and Empty, are exactly the fold of the shard's records
+//	    (cluster invariant 27). Preparing and Completing are on top of the last record; who loses them rejoins.
+//	G2  A generation has one assignment: that of the first SyncGroup of its leader whose record was
+//	    appended. So a partition has one owner in it, unless the leader gave it to two.
+//	G3  Who commits as a member is one, in the generation in force, which is not being assigned; so a member that
+//	    was taken for dead cannot overwrite the offsets of who came after it.
+//	G4  Each request is answered once: at once, or when what it waits for has come, gone or been replaced.
+//
+// Where this differs from Kafka 4.3 it is on purpose, and said so at the place: "Kafka" finds them.
 package group
 
 import (
-	"github.com/twmb/franz-go/pkg/kmsg"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
 
 	"moldau/internal/coordinator/shard"
 	"moldau/internal/wire"
@@ -34,89 +49,262 @@ type Topic struct {
 	ID   wire.UUID
 }
 
+// maxText is the longest string that the records can hold.
+const maxText = math.MaxInt16
+
+// newMemberTimeoutMs is how long a member that joins for the first time may wait for its answer. Its session cannot run,
+// as it does not know its id; and a client that has gone and came back as another must not wait for ever.
+const newMemberTimeoutMs = 5 * 60 * 1000
+
+// retryMs is when the shard tries again to write what nobody waits for.
+const retryMs = 1000
+
 // Shard is the groups of one partition of __consumer_offsets. It implements shard.Core.
-type Shard struct{}
+type Shard struct {
+	cfg    Config
+	random func(out []byte)
+	groups map[string]*group
+	timers timers
+	sweeps sweeps
+
+	// Of the event that goes on, or has just been.
+	now     shard.Time
+	fx      shard.Effects
+	assumed []func()     // takes back what fx.Records were assumed to do, besides being replayed
+	replace *replacement // what a record of fx does not say
+	failure wire.Code    // of Failed: why
+}
+
+// group is what has one group id: offsets, and members of one kind.
+type group struct {
+	id      string
+	offsets offsets
+	classic *classic // nil: only offsets were ever committed
+}
 
 var _ shard.Core = (*Shard)(nil)
 
 // New returns an empty shard. random fills out with random bytes, of which member ids are made.
-func New(cfg Config, random func(out []byte)) *Shard { panic("next commit") }
-
-// JoinGroup is answered by a *kmsg.JoinGroupResponse, once the join phase completes.
-func (s *Shard) JoinGroup(now shard.Time, t shard.Ticket, c Client, req *kmsg.JoinGroupRequest) shard.Effects {
-	panic("next commit")
+func New(cfg Config, random func(out []byte)) *Shard {
+	return &Shard{cfg: cfg, random: random, groups: map[string]*group{}, sweeps: sweeps{nextCheckMs: math.MaxInt64}}
 }
 
-// SyncGroup is answered by a *kmsg.SyncGroupResponse, once the leader's assignment is committed.
-func (s *Shard) SyncGroup(now shard.Time, t shard.Ticket, req *kmsg.SyncGroupRequest) shard.Effects {
-	panic("next commit")
+// begin begins an event.
+func (s *Shard) begin(now shard.Time) {
+	s.now = now
+	s.fx = shard.Effects{}
+	s.assumed = s.assumed[:0]
+	s.replace = nil
 }
 
-// Heartbeat is answered by a *kmsg.HeartbeatResponse.
-func (s *Shard) Heartbeat(now shard.Time, t shard.Ticket, req *kmsg.HeartbeatRequest) shard.Effects {
-	panic("next commit")
+func (s *Shard) end() shard.Effects {
+	fx := s.fx
+	s.fx = shard.Effects{}
+	return fx
 }
 
-// LeaveGroup is answered by a *kmsg.LeaveGroupResponse.
-func (s *Shard) LeaveGroup(now shard.Time, t shard.Ticket, req *kmsg.LeaveGroupRequest) shard.Effects {
-	panic("next commit")
+func (s *Shard) write(records ...shard.Record) { s.fx.Records = append(s.fx.Records, records...) }
+
+// reply answers once all that was written before is committed.
+func (s *Shard) reply(t shard.Ticket, response any) {
+	s.fx.Replies = append(s.fx.Replies, shard.Reply{Ticket: t, Response: response})
 }
 
-// OffsetCommit is answered by a *kmsg.OffsetCommitResponse. In every version the caller has set both the
-// name and, where it knows it, the id of each topic; topics that it refuses itself are not in req.
-// The response holds both too.
-func (s *Shard) OffsetCommit(now shard.Time, t shard.Ticket, req *kmsg.OffsetCommitRequest) shard.Effects {
-	panic("next commit")
+// replyEarly answers with what shows nothing that could be lost.
+func (s *Shard) replyEarly(t shard.Ticket, response any) {
+	s.fx.Replies = append(s.fx.Replies, shard.Reply{Ticket: t, Response: response, Early: true})
 }
 
-// OffsetFetch is answered by a *kmsg.OffsetFetchResponseGroup. With listed topics the caller has set the
-// name and, where it knows it, the present id of each: an offset that was committed for
-// another id is answered as none. Without (Topics is nil) each topic of the answer has the id its offsets were
-// committed for (zero: not recorded), a topic with offsets for several ids being several topics; the caller
-// drops those that are void.
-func (s *Shard) OffsetFetch(now shard.Time, t shard.Ticket, requireStable bool, req *kmsg.OffsetFetchRequestGroup) shard.Effects {
-	panic("next commit")
+func (s *Shard) groupOrNew(id string) *group {
+	g := s.groups[id]
+	if g == nil {
+		g = &group{id: id}
+		s.groups[id] = g
+	}
+	return g
 }
 
-// DescribeGroup is answered by a *kmsg.DescribeGroupsResponseGroup, in the given version of DescribeGroups.
-func (s *Shard) DescribeGroup(now shard.Time, t shard.Ticket, version int16, group string) shard.Effects {
-	panic("next commit")
+// state is the group's state; without members it is Empty.
+func (g *group) state() state {
+	if g.classic == nil {
+		return empty
+	}
+	return g.classic.state
 }
 
-// ListGroups is answered by a *kmsg.ListGroupsResponse with the groups of this shard that pass the filters of req.
-func (s *Shard) ListGroups(now shard.Time, t shard.Ticket, req *kmsg.ListGroupsRequest) shard.Effects {
-	panic("next commit")
+// tidy forgets the group if there is nothing to know about it.
+func (s *Shard) tidy(g *group) {
+	if c := g.classic; c != nil && (c.logged || c.state != empty || len(c.order)+len(c.pending) > 0) {
+		return
+	}
+	if c := g.classic; c != nil {
+		s.endPhase(c)
+		g.classic = nil
+	}
+	if len(g.offsets) == 0 {
+		delete(s.groups, g.id)
+	}
 }
 
-// DeleteGroup is answered by a *kmsg.DeleteGroupsResponseGroup.
-func (s *Shard) DeleteGroup(now shard.Time, t shard.Ticket, group string) shard.Effects {
-	panic("next commit")
-}
-
-// OffsetDelete is answered by a *kmsg.OffsetDeleteResponse.
-func (s *Shard) OffsetDelete(now shard.Time, t shard.Ticket, req *kmsg.OffsetDeleteRequest) shard.Effects {
-	panic("next commit")
-}
-
-// TopicsDeleted forgets the offsets of topics that are gone: those committed for the id given, or for none.
-// The work is done in portions, by Tick.
-func (s *Shard) TopicsDeleted(now shard.Time, topics []Topic) shard.Effects {
-	panic("next commit")
-}
+// ids are the ids of all groups, sorted.
+func (s *Shard) ids() []string { return slices.Sorted(maps.Keys(s.groups)) }
 
 // Replay is shard.Core's.
-func (s *Shard) Replay(r shard.Record) error { panic("next commit") }
+func (s *Shard) Replay(r shard.Record) error {
+	k, err := parseKey(r.Key)
+	if err != nil {
+		return err
+	}
+	switch k.kind {
+	case keyOffsetV0, keyOffset:
+		return s.replayOffset(k, r.Value)
+	case keyGroup:
+		return s.replayGroup(k, r.Value)
+	}
+	return nil
+}
+
+func (s *Shard) replayGroup(k recordKey, value []byte) error {
+	g := s.groups[string(k.group)]
+	if value == nil {
+		if g != nil && g.classic != nil {
+			s.dropClassic(g)
+			s.tidy(g)
+		}
+		return nil
+	}
+	r, err := parseGroup(value)
+	if err != nil {
+		return fmt.Errorf("group %q: %w", k.group, err)
+	}
+	if g == nil {
+		g = s.groupOrNew(string(k.group))
+	}
+	if g.classic == nil {
+		g.classic = newClassic(g)
+	}
+	s.become(g.classic, &r)
+	return nil
+}
+
+// dropClassic forgets the members and the generation of a group.
+func (s *Shard) dropClassic(g *group) {
+	c := g.classic
+	s.endPhase(c)
+	for _, m := range c.order {
+		s.timers.cancel(&m.alarm)
+	}
+	for _, m := range c.pending {
+		s.timers.cancel(&m.alarm)
+	}
+	g.classic = nil
+}
+
+// become makes the group what its record says. Members that are known keep what only they know: who waits,
+// their session, and what they said for other protocols.
+func (s *Shard) become(c *classic, r *groupRecord) {
+	old := c.order
+	byID := c.byID
+	c.byID = make(map[string]*member, len(r.members))
+	c.order = make([]*member, 0, len(r.members))
+	c.support = map[string]int{}
+	byInstance := c.static
+	c.static = nil
+	for i := range r.members {
+		mr := &r.members[i]
+		if c.byID[mr.id] != nil {
+			continue
+		}
+		m := byID[mr.id]
+		if m == nil && mr.instanceID != nil {
+			m = byInstance[*mr.instanceID] // its id was replaced
+		}
+		if m == nil || m.id != mr.id && c.byID[m.id] == m {
+			m = &member{}
+		}
+		m.id, m.instanceID, m.clientID, m.host = mr.id, mr.instanceID, mr.clientID, mr.clientHost
+		m.rebalanceTimeoutMs, m.sessionTimeoutMs = mr.rebalanceTimeoutMs, mr.sessionTimeoutMs
+		m.assignment = mr.assignment
+		if x := s.replace; x != nil && x.id == mr.id {
+			m.protocols = x.protocols
+		}
+		if b, ok := m.metadata(r.protocol); !ok || string(b) != string(mr.subscription) {
+			m.protocols = []protocol{{r.protocol, mr.subscription}}
+		}
+		c.byID[m.id] = m
+		c.order = append(c.order, m)
+		c.setStatic(m)
+		c.count(m, 1)
+	}
+	c.generation, c.protocolType, c.protocol, c.leader, c.stateSinceMs = r.generation, r.protocolType, r.protocol, r.leader, r.stateSinceMs
+	c.state, c.logged, c.topicsRead = stable, true, false
+	if len(c.order) == 0 {
+		c.state = empty
+		s.endPhase(c)
+	}
+	for _, m := range old {
+		if c.byID[m.id] != m {
+			s.timers.cancel(&m.alarm)
+		}
+	}
+}
 
 // Loaded is shard.Core's.
-func (s *Shard) Loaded(now shard.Time) shard.Effects { panic("next commit") }
+func (s *Shard) Loaded(now shard.Time) shard.Effects {
+	s.begin(now)
+	for _, id := range s.ids() {
+		c := s.groups[id].classic
+		if c == nil {
+			continue
+		}
+		for _, m := range c.order {
+			s.touch(c, m)
+		}
+		if len(c.order) > s.cfg.MaxSize { // the limit may be a new one
+			s.prepare(c)
+		}
+	}
+	s.sweeps.nextCheckMs = now.MonoMs + s.cfg.RetentionCheckIntervalMs
+	return s.end()
+}
 
 // Deadline is shard.Core's.
-func (s *Shard) Deadline() int64 { panic("next commit") }
+func (s *Shard) Deadline() int64 { return min(s.timers.next(), s.sweeps.next()) }
 
 // Tick is shard.Core's.
-func (s *Shard) Tick(now shard.Time) shard.Effects { panic("next commit") }
+func (s *Shard) Tick(now shard.Time) shard.Effects {
+	s.begin(now)
+	for {
+		t, ok := s.timers.due(now.MonoMs)
+		if !ok {
+			break
+		}
+		if t.m != nil {
+			s.expireSession(t.c, t.m)
+		} else {
+			s.expirePhase(t.c)
+		}
+	}
+	s.sweep()
+	return s.end()
+}
 
 // Failed is shard.Core's.
 func (s *Shard) Failed(now shard.Time, e shard.Effects, why wire.Code) shard.Effects {
-	panic("next commit")
+	assumed := slices.Clone(s.assumed)
+	s.begin(now)
+	s.failure = why
+	for _, r := range e.Replies {
+		if !r.Early {
+			r.Response = failure(r.Response, why)
+		}
+		s.fx.Replies = append(s.fx.Replies, r)
+	}
+	for _, takeBack := range assumed {
+		takeBack()
+	}
+	if len(s.fx.Records) > 0 {
+		panic("BUG: taking back an event writes records")
+	}
+	return s.end()
 }

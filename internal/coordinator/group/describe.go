@@ -1,0 +1,129 @@
+package group
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/coordinator/shard"
+	"moldau/internal/wire"
+)
+
+// describeSaysNotFound is the version of DescribeGroups that calls an unknown group an error.
+const describeSaysNotFound = 6
+
+// typeClassic is the type of a group in ListGroups.
+const typeClassic = "classic"
+
+// DescribeGroup is answered by a *kmsg.DescribeGroupsResponseGroup, in the given version of DescribeGroups.
+func (s *Shard) DescribeGroup(now shard.Time, t shard.Ticket, version int16, group string) shard.Effects {
+	s.begin(now)
+	r := kmsg.NewDescribeGroupsResponseGroup()
+	r.Group = group
+	g := s.groups[group]
+	if g == nil {
+		r.State = dead
+		if version >= describeSaysNotFound {
+			message := fmt.Sprintf("Group %s not found.", group)
+			r.ErrorCode, r.ErrorMessage = int16(wire.GroupIDNotFound), &message
+		}
+		s.reply(t, &r)
+		return s.end()
+	}
+	r.State = g.state().String()
+	if c := g.classic; c != nil {
+		r.ProtocolType = c.protocolType
+		if c.state == stable {
+			r.Protocol = c.protocol
+		}
+		r.Members = make([]kmsg.DescribeGroupsResponseGroupMember, len(c.order))
+		for i, m := range c.order {
+			r.Members[i] = kmsg.DescribeGroupsResponseGroupMember{MemberID: m.id, InstanceID: m.instanceID, ClientID: m.clientID,
+				ClientHost: m.host, MemberAssignment: m.assignment}
+			if c.state == stable { // before, what it said may be for another protocol
+				r.Members[i].ProtocolMetadata, _ = m.metadata(c.protocol)
+			}
+		}
+	}
+	s.reply(t, &r)
+	return s.end()
+}
+
+// ListGroups is answered by a *kmsg.ListGroupsResponse with the groups of this shard that pass the filters of req.
+func (s *Shard) ListGroups(now shard.Time, t shard.Ticket, req *kmsg.ListGroupsRequest) shard.Effects {
+	s.begin(now)
+	r := kmsg.NewPtrListGroupsResponse()
+	r.Version = req.Version
+	passes := func(filter []string, what string) bool {
+		return len(filter) == 0 || slices.ContainsFunc(filter, func(f string) bool { return strings.EqualFold(f, what) })
+	}
+	for _, id := range s.ids() {
+		g := s.groups[id]
+		l := kmsg.ListGroupsResponseGroup{Group: id, GroupState: g.state().String(), GroupType: typeClassic}
+		if g.classic != nil {
+			l.ProtocolType = g.classic.protocolType
+		}
+		if passes(req.StatesFilter, l.GroupState) && passes(req.TypesFilter, l.GroupType) {
+			r.Groups = append(r.Groups, l)
+		}
+	}
+	s.reply(t, r)
+	return s.end()
+}
+
+// groupError is what clients of groups are told when the log refuses a record: what makes them find the
+// coordinator again, where that helps.
+func groupError(why wire.Code) wire.Code {
+	switch why {
+	case wire.UnknownTopicOrPartition, wire.NotEnoughReplicas, wire.NotEnoughReplicasAfterAppend, wire.RequestTimedOut:
+		return wire.CoordinatorNotAvailable
+	case wire.NotLeaderOrFollower, wire.KafkaStorageError:
+		return wire.NotCoordinator
+	case wire.MessageTooLarge, wire.RecordListTooLarge, wire.InvalidFetchSize:
+		return wire.UnknownServerError
+	}
+	return why
+}
+
+// failure turns an answer into what is said when its records were not written.
+func failure(response any, why wire.Code) any {
+	code := int16(groupError(why))
+	switch r := response.(type) {
+	case *kmsg.JoinGroupResponse:
+		x := joinError("", wire.Code(code))
+		x.Version = r.Version
+		return x
+	case *kmsg.SyncGroupResponse:
+		x := syncError(wire.Code(code))
+		x.Version = r.Version
+		return x
+	case *kmsg.HeartbeatResponse:
+		r.ErrorCode = code
+	case *kmsg.LeaveGroupResponse:
+		r.ErrorCode, r.Members = code, nil
+	case *kmsg.OffsetCommitResponse:
+		if code == int16(wire.UnknownServerError) {
+			code = int16(wire.InvalidCommitOffsetSize)
+		}
+		for i := range r.Topics {
+			for j := range r.Topics[i].Partitions {
+				r.Topics[i].Partitions[j].ErrorCode = code
+			}
+		}
+	case *kmsg.OffsetDeleteResponse:
+		r.ErrorCode, r.Topics = code, nil
+	case *kmsg.DeleteGroupsResponseGroup:
+		r.ErrorCode = code
+	case *kmsg.OffsetFetchResponseGroup:
+		r.ErrorCode, r.Topics = code, nil
+	case *kmsg.DescribeGroupsResponseGroup:
+		r.ErrorCode, r.Members = code, nil
+	case *kmsg.ListGroupsResponse:
+		r.ErrorCode, r.Groups = code, nil
+	default:
+		panic(fmt.Sprintf("BUG: no failure of a %T is known", response))
+	}
+	return response
+}
