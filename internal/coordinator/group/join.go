@@ -361,7 +361,7 @@ func (s *Shard) completeJoin(c *classic) {
 		}
 		c.leader = c.order[i].id
 	}
-	c.generation++
+	c.generation++ // protection: a generation has one assignment
 	c.protocol = c.vote()
 	c.state = completingRebalance
 	c.topicsRead = false
@@ -377,7 +377,7 @@ func (s *Shard) completeJoin(c *classic) {
 
 // recordEmpty ends the last generation, as no member is left.
 func (s *Shard) recordEmpty(c *classic) {
-	if !c.logged && len(c.group.offsets) == 0 {
+	if !c.logged && len(c.group.offsets) == 0 { // protection: an empty group is recorded
 		c.state = empty
 		return
 	}

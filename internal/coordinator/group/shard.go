@@ -107,7 +107,7 @@ func (s *Shard) write(records ...shard.Record) { s.fx.Records = append(s.fx.Reco
 
 // reply answers once all that was written before is committed.
 func (s *Shard) reply(t shard.Ticket, response any) {
-	s.fx.Replies = append(s.fx.Replies, shard.Reply{Ticket: t, Response: response})
+	s.fx.Replies = append(s.fx.Replies, shard.Reply{Ticket: t, Response: response, Early: false}) // protection: answers wait for the log
 }
 
 // replyEarly answers with what shows nothing that could be lost.
@@ -258,7 +258,7 @@ func (s *Shard) Loaded(now shard.Time) shard.Effects {
 			continue
 		}
 		for _, m := range c.order {
-			s.touch(c, m)
+			s.touch(c, m) // protection: sessions after loading
 		}
 		if len(c.order) > s.cfg.MaxSize { // the limit may be a new one
 			s.prepare(c)

@@ -139,7 +139,7 @@ func (s *Shard) expired(g *group, topic string, o *committed) bool {
 		switch {
 		case c.state == empty:
 			// Since the group became empty; with Kafka an offset that was set later, by an administrator say, goes as early.
-			base = max(base, c.stateSinceMs)
+			base = max(base, c.stateSinceMs) // protection: retention begins when a group becomes empty
 		case c.state != stable || c.protocolType != consumerType || c.subscribes(topic): // protection: offsets in use
 			return false
 		}
