@@ -185,7 +185,7 @@ func (c *client) join() {
 			}
 			switch wire.Code(r.ErrorCode) {
 			case wire.None:
-				c.id, c.generation = r.MemberID, r.Generation
+				c.id, c.generation, c.synced = r.MemberID, r.Generation, false
 				c.sync(r)
 			case wire.MemberIDRequired:
 				c.id = r.MemberID
@@ -263,6 +263,9 @@ func (c *client) sync(r *kmsg.JoinGroupResponse) {
 			return nil
 		},
 		done: func(resp any) {
+			if c.generation != req.Generation || c.id != req.MemberID {
+				return // it has joined again since
+			}
 			x, _ := resp.(*kmsg.SyncGroupResponse)
 			if x == nil {
 				c.later(100, c.join)
