@@ -315,6 +315,8 @@ func TestGroupSizeIsLimited(t *testing.T) {
 	ids, gen := r.stable(2)
 	r.joinFails(r.join(""), wire.GroupMaxSizeReached)
 	r.joined(r.join(ids[1]))
+	r.restart()
+	r.heartbeat(ids[0], gen, wire.None)
 	// Loaded with a lower limit: the last to rejoin is left out.
 	r.s.cfg.MaxSize = 1
 	r.restart()
@@ -326,6 +328,15 @@ func TestGroupSizeIsLimited(t *testing.T) {
 	if resp := r.joined(j); resp.LeaderID != ids[1] || resp.Generation != gen+1 {
 		t.Fatalf("%+v", resp)
 	}
+}
+
+func TestStaticMembersComeBackToAFullGroup(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.MaxSize, c.InitialRebalanceDelayMs = 1, 0 })
+	a := r.joined(r.join("", instance("a"))).MemberID
+	r.synced(r.sync(a, 1, nil), "")
+	r.joinFails(r.join("", instance("b")), wire.GroupMaxSizeReached)
+	r.joined(r.join("", instance("a")))
+	r.heartbeat(a, 1, wire.FencedInstanceID, "a")
 }
 
 func TestLeave(t *testing.T) {

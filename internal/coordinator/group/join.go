@@ -85,8 +85,12 @@ func (s *Shard) checkJoin(req *kmsg.JoinGroupRequest) wire.Code {
 
 func (s *Shard) join(c *classic, j *joiner) {
 	m := c.byID[j.req.MemberID]
+	place := m // where it is to sit
+	if m == nil {
+		place = c.byInstance(j.req.InstanceID) // Kafka has no room for a static member that comes back to a full group
+	}
 	switch {
-	case !s.accepts(c, m):
+	case !s.accepts(c, place):
 		if m == nil {
 			m = c.pending[j.req.MemberID]
 		}

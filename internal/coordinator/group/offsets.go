@@ -123,7 +123,7 @@ func (s *Shard) OffsetCommit(now shard.Time, t shard.Ticket, req *kmsg.OffsetCom
 		}
 	}
 	expireMs := int64(-1)
-	if ms := req.RetentionTimeMillis; ms != -1 {
+	if ms := req.RetentionTimeMillis; req.Version >= 2 && req.Version <= 4 && ms != -1 {
 		expireMs = max(now.WallMs, 0) + min(max(ms, 0), math.MaxInt64/2)
 	}
 	resp := kmsg.NewPtrOffsetCommitResponse()

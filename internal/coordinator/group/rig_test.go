@@ -3,6 +3,7 @@ package group
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -34,6 +35,7 @@ type rig struct {
 	now     shard.Time
 	log     []shard.Record
 	tickets shard.Ticket
+	lost    shard.Ticket // up to this one they are of a shard before
 	answers map[shard.Ticket]shard.Reply
 	refuse  wire.Code // the log refuses the next records
 	written int       // records of the last event
@@ -140,12 +142,76 @@ func hardState(s *Shard, rebalancing map[string]bool) string {
 	return b.String()
 }
 
+// consistent checks what a shard derives from what it knows.
+func consistent(s *Shard) error {
+	for id, g := range s.groups {
+		c := g.classic
+		if c == nil {
+			if len(g.offsets) == 0 {
+				return fmt.Errorf("group %s has nothing", id)
+			}
+			continue
+		}
+		awaiting, unsynced, static, support := 0, 0, 0, map[string]int{}
+		for _, m := range c.order {
+			if m.join != 0 {
+				awaiting++
+			}
+			if m.isUnsynced {
+				unsynced++
+			}
+			for _, p := range m.protocols {
+				support[p.name]++
+			}
+			if m.instanceID != nil {
+				static++
+				if c.static[*m.instanceID] != m {
+					return fmt.Errorf("group %s: member %s is not found by its instance id", id, m.id)
+				}
+			}
+			if c.byID[m.id] != m {
+				return fmt.Errorf("group %s: member %s is not found", id, m.id)
+			}
+			if !m.armed && m.join == 0 && m.sync == 0 {
+				return fmt.Errorf("group %s: nobody looks after member %s", id, m.id)
+			}
+		}
+		if awaiting != c.awaiting || unsynced != c.unsynced || !maps.Equal(support, c.support) || len(c.byID) != len(c.order) || len(c.static) != static {
+			return fmt.Errorf("group %s: the counts are wrong: %+v", id, c)
+		}
+		if len(c.order) > 0 && c.byID[c.leader] == nil {
+			return fmt.Errorf("group %s: leader %q is no member", id, c.leader)
+		}
+		switch c.state {
+		case empty:
+			if len(c.order) > 0 {
+				return fmt.Errorf("group %s is empty and has members", id)
+			}
+		case preparingRebalance:
+			if c.phase == noPhase && len(c.pending) == 0 {
+				return fmt.Errorf("group %s prepares for ever", id)
+			}
+		default:
+			if len(c.order) == 0 || c.support[c.protocol] != len(c.order) || awaiting > 0 {
+				return fmt.Errorf("group %s: %+v", id, c)
+			}
+		}
+		for _, m := range c.pending {
+			if !m.armed {
+				return fmt.Errorf("group %s: member id %s never expires", id, m.id)
+			}
+		}
+	}
+	return nil
+}
+
 // restart loses what is not in the log.
 func (r *rig) restart() {
 	r.Helper()
 	cfg := r.s.cfg
 	random := r.s.random
 	r.s = New(cfg, random)
+	r.lost = r.tickets
 	for _, rec := range r.log {
 		if err := r.s.Replay(rec); err != nil {
 			r.Fatal(err)

@@ -3,7 +3,6 @@ package group
 import (
 	"container/heap"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -529,28 +528,8 @@ func (w *world) checkFold() {
 	if live, folded := compareFold(w.s, w.log); live != folded {
 		w.fail("state is not the fold of its log\nstate:\n%s\nfold:\n%s", live, folded)
 	}
-	for id, g := range w.s.groups {
-		c := g.classic
-		if c == nil {
-			continue
-		}
-		awaiting, unsynced, support := 0, 0, map[string]int{}
-		for _, m := range c.order {
-			awaiting += btoi(m.join != 0)
-			unsynced += btoi(m.isUnsynced)
-			for _, p := range m.protocols {
-				support[p.name]++
-			}
-			if c.byID[m.id] != m {
-				w.fail("group %s: member %s is not found", id, m.id)
-			}
-		}
-		if awaiting != c.awaiting || unsynced != c.unsynced || !maps.Equal(support, c.support) || len(c.byID) != len(c.order) {
-			w.fail("group %s: the counts are wrong: %+v", id, c)
-		}
-		if len(c.order) > 0 && c.byID[c.leader] == nil {
-			w.fail("group %s: leader %q is no member", id, c.leader)
-		}
+	if err := consistent(w.s); err != nil {
+		w.fail("%v", err)
 	}
 }
 
