@@ -631,3 +631,51 @@ func TestHeartbeatsDoNotGrowTheTimers(t *testing.T) {
 	}
 	r.state("Stable")
 }
+
+func BenchmarkRebalanceOf1000(b *testing.B) {
+	cfg := testConfig()
+	cfg.MaxSize, cfg.InitialRebalanceDelayMs = 10_000, 0
+	s := New(cfg, counter())
+	now := shard.Time{MonoMs: 1}
+	s.Loaded(now)
+	do := func(fx shard.Effects) shard.Effects {
+		for _, r := range fx.Records {
+			if err := s.Replay(r); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return fx
+	}
+	var ids []string
+	for i := range 1000 {
+		now.MonoMs++
+		for _, r := range do(s.JoinGroup(now, shard.Ticket(i+1), testClient, joinReq("", version(0)))).Replies {
+			if a, ok := r.Response.(*kmsg.JoinGroupResponse); ok && len(ids) == 0 {
+				ids = append(ids, a.MemberID)
+			}
+		}
+	}
+	c := s.groups["g"].classic
+	ids = ids[:0]
+	for _, m := range c.order {
+		ids = append(ids, m.id)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		for i, id := range ids {
+			do(s.JoinGroup(now, shard.Ticket(i+1), testClient, joinReq(id, version(0))))
+		}
+		req := kmsg.NewPtrSyncGroupRequest()
+		req.Group, req.Generation = "g", c.generation
+		for _, id := range ids {
+			req.GroupAssignment = append(req.GroupAssignment, kmsg.SyncGroupRequestGroupAssignment{MemberID: id, MemberAssignment: []byte("0123456789")})
+		}
+		for i := len(ids) - 1; i >= 0; i-- {
+			req.MemberID = ids[i]
+			do(s.SyncGroup(now, shard.Ticket(i+1), req))
+		}
+	}
+	if c.state != stable || len(c.order) != 1000 {
+		b.Fatalf("%s with %d members", c.state, len(c.order))
+	}
+}
