@@ -143,6 +143,19 @@ func TestRecordsThatAreNotOursAreSkipped(t *testing.T) {
 	}
 }
 
+// The log of another writer may say what ours never does.
+func TestGroupWithoutItsLeaderIsServed(t *testing.T) {
+	r := newRig(t)
+	i, j := "i", "i"
+	g := groupRecord{protocolType: "consumer", protocol: "range", leader: "nobody", generation: 1, members: []memberRecord{
+		{id: "a", instanceID: &i, sessionTimeoutMs: 120_000}, {id: "a"}, {id: "b", instanceID: &j, sessionTimeoutMs: 120_000}, {id: "c", sessionTimeoutMs: 10_000}}}
+	r.log = append(r.log, shardRecord(groupKey("g"), g.encode()))
+	r.restart()
+	r.heartbeat("a", 1, wire.None)
+	r.pass(400_000)
+	r.state("Empty")
+}
+
 func FuzzReplay(f *testing.F) {
 	g := groupRecord{protocolType: "consumer", protocol: "range", leader: "a", members: []memberRecord{{id: "a", instanceID: rbInstance("i"), subscription: subscription("t")}, {id: "b"}}}
 	f.Add(groupKey("g"), g.encode(), false)

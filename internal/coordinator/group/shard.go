@@ -241,6 +241,8 @@ func (s *Shard) become(c *classic, r *groupRecord) {
 	if len(c.order) == 0 {
 		c.state = empty
 		s.endPhase(c)
+	} else if c.byID[c.leader] == nil {
+		c.leader = c.order[0].id
 	}
 	for _, m := range old {
 		if c.byID[m.id] != m {
