@@ -617,13 +617,13 @@ func TestTimersOfAShardWithoutGroups(t *testing.T) {
 func TestHeartbeatsDoNotGrowTheTimers(t *testing.T) {
 	r := newRig(t)
 	ids, gen := r.stable(3)
-	for range 10_000 {
+	for range 2000 {
 		r.pass(1)
 		r.heartbeat(ids[0], gen, wire.None)
 		r.commits(ids[1], gen, "t", 0, 1)
 		r.heartbeat(ids[2], gen, wire.None)
 	}
-	for range 1000 {
+	for range 500 {
 		r.leave(5, kmsg.LeaveGroupRequestMember{MemberID: r.newID()})
 	}
 	if n := len(r.s.timers.heap); n > 200 {

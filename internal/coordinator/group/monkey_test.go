@@ -12,7 +12,11 @@ import (
 
 // TestMonkey sends whatever comes to its mind: no request may break a shard, or be answered twice, or never.
 func TestMonkey(t *testing.T) {
-	for seed := range uint64(60) {
+	seeds := uint64(60)
+	if testing.Short() {
+		seeds = 10
+	}
+	for seed := range seeds {
 		rnd := rand.New(rand.NewPCG(seed, 5))
 		r := newRig(t, func(c *Config) {
 			c.MaxSize = 1 + rnd.IntN(5)

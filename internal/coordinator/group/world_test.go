@@ -21,7 +21,7 @@ import (
 func TestWorld(t *testing.T) {
 	seeds := uint64(60)
 	if testing.Short() {
-		seeds = 20
+		seeds = 10
 	}
 	if s := os.Getenv("GROUP_SEEDS"); s != "" {
 		n, err := strconv.ParseUint(s, 10, 64)
@@ -295,7 +295,7 @@ func (w *world) event(c *call) {
 	if w.hw == len(w.log) {
 		w.commit(w.hw)
 	}
-	if w.stats.Events%50 == 0 {
+	if w.stats.Events%100 == 0 {
 		w.checkFold()
 	}
 }
