@@ -304,7 +304,12 @@ func (d *Dir) startPoints() {
 			d.mu.points = d.mu.points[1:]
 			delete(d.mu.wanted, l)
 			d.mu.Unlock()
-			if err := l.savePoint(); err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrOffline) {
+			before := l.Flushed()
+			err := l.savePoint()
+			if err != nil || l.Flushed() != before {
+				l.flushed() // a point flushes too, and then the flusher finds nothing to tell
+			}
+			if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrOffline) {
 				d.log.Warn("the recovery point of a log could not be written; a restart reads more of it",
 					"partition", l.tp.String(), "error", err)
 			}

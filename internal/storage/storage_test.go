@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -73,6 +74,33 @@ func waitFlushed(t *testing.T, d *Dir, l *Log) {
 	l.RequestFlush(l.End())
 	for l.Flushed() < l.End() && d.Err() == nil {
 		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// TestPointTellsThatItFlushed: a point flushes what was appended, and whoever waits for that must hear of it, as after
+// any other flush.
+func TestPointTellsThatItFlushed(t *testing.T) {
+	dir, err := OpenDir(Options{FS: vfs.NewMem(), Path: "/d/log", MetaDir: "/d/meta"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := testConfig()
+	cfg.FlushMessages = math.MaxInt64
+	var told atomic.Int64
+	log, err := dir.OpenLog(testTP, testID, cfg, func() { told.Add(1) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := log.Append(batch(t, "a"), AppendOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	dir.requestPoint(log)
+	for log.Flushed() < log.End() && dir.Err() == nil {
+		time.Sleep(20 * time.Microsecond)
+	}
+	mustClose(t, dir) // it waits for the point
+	if told.Load() == 0 {
+		t.Error("the log was flushed and nobody was told")
 	}
 }
 
