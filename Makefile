@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures powerloss
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ kill9: ## KILLS (default 100) times kill -9 under load, nothing lost and nothing
 
 roundtrip: install-clients ## at least 1 GB of text through every codec and four clients
 	ROUNDTRIP_BYTES=$${ROUNDTRIP_BYTES:-1073741824} $(CLIENTS) -timeout 6h -v -run '^TestRoundTrip$$'
+
+powerloss: ## SEEDS (default 1000) brokers under load lose their power again and again, nothing acknowledged is lost
+	SEEDS=$${SEEDS:-1000} $(GO) test -count=1 -timeout 2h -v -run '^TestPowerLoss' ./test/chaos/
 
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'

@@ -80,6 +80,13 @@ func NewMemOptions(opts MemOptions) *Mem {
 	return newMem(&disk{opts: opts, root: newDir()})
 }
 
+// SetOptions switches protections off, or on again, from now on. What is durable stays so.
+func (m *Mem) SetOptions(opts MemOptions) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	m.disk.opts = opts
+}
+
 func newMem(d *disk) *Mem { return &Mem{disk: d, locks: map[*node]bool{}} }
 
 func newDir() *node {
