@@ -112,19 +112,14 @@ func OpenDir(o Options) (*Dir, error) {
 }
 
 func (d *Dir) load() error {
-	text, found, err := readFile(d.fs, path.Join(d.path, metaPropertiesFile), 64<<10)
-	if err != nil {
+	var err error
+	if d.identity, _, err = ReadIdentity(d.fs, d.path); err != nil {
 		return err
-	}
-	if found {
-		if d.identity, err = parseIdentity(string(text)); err != nil {
-			return &CorruptionError{path.Join(d.path, metaPropertiesFile), 0, err}
-		}
 	}
 	if d.manifest, err = openManifest(d.fs, d.opts.MetaDir); err != nil {
 		return err
 	}
-	text, found, err = readFile(d.fs, path.Join(d.path, recoveryPointFile), 1<<28)
+	text, found, err := readFile(d.fs, path.Join(d.path, recoveryPointFile), 1<<28)
 	if err == nil && found {
 		if d.legacy, err = parseOffsets(string(text)); err != nil {
 			d.log.Warn("recovery points cannot be read; logs without a point of ours are scanned from their first byte",
@@ -185,39 +180,21 @@ func (d *Dir) SetIdentity(id Identity) error {
 	return nil
 }
 
-// Found is a partition directory that is on the disk.
-type Found struct {
-	TopicPartition
-	TopicID wire.UUID // zero if partition.metadata is missing or cannot be read
-	Path    string
-}
-
 // Scan lists the partition directories in the log dir.
 func (d *Dir) Scan() ([]Found, error) {
-	infos, err := d.fs.ReadDir(d.path)
-	if err != nil {
-		return nil, err
-	}
-	var out []Found
-	for _, info := range infos {
-		tp, ok := parseDirName(info.Name)
-		if !ok || !info.IsDir {
-			continue
+	found, err := ScanDir(d.fs, d.path)
+	for _, f := range found {
+		if f.Err != nil {
+			d.log.Warn("topic id of a partition directory cannot be read", "dir", f.Path, "error", f.Err)
 		}
-		p := path.Join(d.path, info.Name)
-		id, err := d.topicID(p)
-		if err != nil {
-			d.log.Warn("topic id of a partition directory cannot be read", "dir", p, "error", err)
-		}
-		out = append(out, Found{tp, id, p})
 	}
-	return out, nil
+	return found, err
 }
 
-// topicID reads partition.metadata; the zero id if the file is not there.
-func (d *Dir) topicID(dir string) (wire.UUID, error) {
+// readTopicID reads partition.metadata; the zero id if the file is not there.
+func readTopicID(fsys vfs.FS, dir string) (wire.UUID, error) {
 	name := path.Join(dir, partitionMetadataFile)
-	text, found, err := readFile(d.fs, name, 4<<10)
+	text, found, err := readFile(fsys, name, 4<<10)
 	if err != nil || !found {
 		return wire.UUID{}, err
 	}

@@ -296,8 +296,7 @@ func (l *Log) makePresentLocked() error {
 		if err := fsys.MkdirAll(l.path); err != nil {
 			return err
 		}
-		meta := fmt.Sprintf("version: 0\ntopic_id: %s", l.id)
-		if err := writeAtomic(fsys, l.path, partitionMetadataFile, []byte(meta)); err != nil {
+		if err := WriteTopicID(fsys, l.path, l.id); err != nil {
 			return err
 		}
 		if err := fsys.SyncDir(l.dir.path); err != nil {

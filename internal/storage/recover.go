@@ -48,6 +48,13 @@ func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flush
 		if err := l.load(from, recorded); err != nil {
 			return nil, fmt.Errorf("open %v: %w", tp, err)
 		}
+		if !recorded && len(l.view.Load().segments) > 0 {
+			// That there is data is recorded together with where recovery begins: without a point the
+			// next recovery would take a log of Kafka's for a young one of ours.
+			if err := l.savePoint(); err != nil {
+				return nil, fmt.Errorf("open %v: %w", tp, err)
+			}
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -70,7 +77,7 @@ func (l *Log) claimDirectory() (bool, error) {
 	} else if err != nil {
 		return false, err
 	}
-	id, err := d.topicID(l.path)
+	id, err := readTopicID(d.fs, l.path)
 	if err != nil {
 		return false, err
 	}
@@ -525,12 +532,8 @@ func (l *Log) settle(start scanStart) error {
 	}
 	l.safe.Store(l.end.Load())
 	if !l.mu.present {
-		if err := l.dir.manifest.add(kindPresent, l.key(), l.tp, nil, true); err != nil {
-			return err
-		}
-		l.mu.present = true
-	}
-	if len(l.mu.seals) > 0 || l.End() != start.offset {
+		l.mu.present = true // OpenLog records it, with a point
+	} else if len(l.mu.seals) > 0 || l.End() != start.offset {
 		l.dir.requestPoint(l)
 	}
 	return nil

@@ -104,6 +104,40 @@ func TestPointTellsThatItFlushed(t *testing.T) {
 	}
 }
 
+// TestForeignLogIsRecordedWithItsPoint: a log of Kafka's, whose first segments are deleted and whose offsets may have gaps, is
+// recorded as present only together with a point. Without one a power loss right after the first opening made it look like a
+// young log of ours whose first segment was lost, and all of it was set aside.
+func TestForeignLogIsRecordedWithItsPoint(t *testing.T) {
+	mem := vfs.NewMem()
+	d, l := open(t, mem, testConfig())
+	fillLog(t, d, l, 100)
+	mustClose(t, d)
+	for _, suffix := range []string{logSuffix, indexSuffix, timeSuffix} {
+		if err := mem.Remove(path.Join("/d/log/events-0", segmentFile(0, suffix))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	start := int64(-1)
+	for range 2 {
+		d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/other"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := d.OpenLog(testTP, testID, testConfig(), func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := d.manifest.entry(l.key()); e == nil || e.point == nil {
+			t.Error("the log is open and has no point")
+		}
+		if start >= 0 && l.Start() != start || l.Start() == 0 || l.End() != 100 {
+			t.Fatalf("the log goes from %d to %d, expected to 100", l.Start(), l.End())
+		}
+		start = l.Start()
+		mem = mem.Crash(rand.New(rand.NewPCG(1, 1)))
+	}
+}
+
 func mustClose(t *testing.T, d *Dir) {
 	t.Helper()
 	if err := d.Close(); err != nil {
