@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestOSFileHandsOutItsDescriptor(t *testing.T) {
@@ -71,8 +73,27 @@ func TestWriteVecReportsWhatWasWrittenBeforeAFault(t *testing.T) {
 
 // The lock is the kernel's: a process that is killed leaves none behind.
 func TestLockExcludesAnotherProcessUntilItIsKilled(t *testing.T) {
+	testLock(t, func(name string) error {
+		_, err := OS().Lock(name)
+		return err
+	})
+}
+
+// Apache Kafka locks with record locks, which flock alone does not see.
+func TestLockExcludesARecordLock(t *testing.T) {
+	testLock(t, func(name string) error {
+		fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT, 0o600)
+		if err != nil {
+			return err
+		}
+		return unix.FcntlFlock(uintptr(fd), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK})
+	})
+}
+
+// testLock has another process, which runs the same test, take a lock by take.
+func testLock(t *testing.T, take func(name string) error) {
 	if name := os.Getenv("VFS_TEST_LOCK"); name != "" {
-		if _, err := OS().Lock(name); err != nil {
+		if err := take(name); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
 		}

@@ -34,7 +34,8 @@ type osLock struct {
 	fd   atomic.Int32 // -1 once closed
 }
 
-// Lock uses flock, which the kernel releases when the process ends however it ends.
+// Lock uses flock, which the kernel releases when the process ends however it ends, and beside it
+// the kind of lock that Apache Kafka takes.
 // The file stays behind: to remove it would let two processes lock two files of one name.
 func (osFS) Lock(name string) (io.Closer, error) {
 	fd, err := openFD(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC)
@@ -47,6 +48,14 @@ func (osFS) Lock(name string) (io.Closer, error) {
 		n, _ := unix.Pread(fd, content[:], 0) // no pid is no reason to fail otherwise
 		unix.Close(fd)
 		return nil, &LockedError{Name: name, PID: parsePID(content[:max(n, 0)])}
+	}
+	if err == nil {
+		var held bool
+		var pid int
+		if held, pid, err = lockRecords(fd); err == nil && !held {
+			unix.Close(fd)
+			return nil, &LockedError{Name: name, PID: pid}
+		}
 	}
 	if err == nil {
 		err = retry(func() error { return unix.Ftruncate(fd, 0) })
