@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 
 	"moldau/internal/vfs"
@@ -63,8 +64,15 @@ func StoppedCleanly(fsys vfs.FS, dir string) bool {
 	return err == nil
 }
 
-// Lock locks a log dir that is there already, without opening it.
-func Lock(fsys vfs.FS, dir string) (io.Closer, error) { return fsys.Lock(path.Join(dir, lockFile)) }
+// LockExisting locks a log dir, or a metadata directory, as a running broker does. The lock is nil if there is no
+// lock file, so that nobody can have it.
+func LockExisting(fsys vfs.FS, dir string) (io.Closer, error) {
+	name := path.Join(dir, lockFile)
+	if _, err := fsys.Stat(name); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return fsys.Lock(name)
+}
 
 // Checked is what CheckPartition found.
 type Checked struct {

@@ -70,7 +70,11 @@ type Dir struct {
 	flusher  *flusher
 	pool     *descriptors
 	indexes  *indexCache
-	legacy   map[TopicPartition]int64 // Kafka's recovery points, for partitions without a point of ours
+	// What the log dir's own files said when it was opened: recovery points and log start offsets, for
+	// partitions without a point of ours, and whether it was stopped cleanly.
+	legacy  map[TopicPartition]int64
+	starts  map[TopicPartition]int64
+	cleanly bool
 
 	fenced atomic.Pointer[error] // why the dir is offline (S11)
 
@@ -119,15 +123,35 @@ func (d *Dir) load() error {
 	if d.manifest, err = openManifest(d.fs, d.opts.MetaDir); err != nil {
 		return err
 	}
-	text, found, err := readFile(d.fs, path.Join(d.path, recoveryPointFile), 1<<28)
-	if err == nil && found {
-		if d.legacy, err = parseOffsets(string(text)); err != nil {
-			d.log.Warn("recovery points cannot be read; logs without a point of ours are scanned from their first byte",
-				"file", path.Join(d.path, recoveryPointFile), "error", err)
-			err = nil
-		}
+	if d.legacy, err = d.loadOffsets(recoveryPointFile, "logs without a point of ours are scanned from their first byte"); err != nil {
+		return err
 	}
-	return err
+	if d.starts, err = d.loadOffsets(logStartFile, "logs without a point of ours start with their first segment"); err != nil {
+		return err
+	}
+	// From here on it is not stopped cleanly, until Close says so again.
+	if d.cleanly = StoppedCleanly(d.fs, d.path); d.cleanly {
+		if err := d.fs.Remove(path.Join(d.path, cleanShutdownFile)); err != nil {
+			return err
+		}
+		return d.fs.SyncDir(d.path)
+	}
+	return nil
+}
+
+// loadOffsets reads one of Kafka's checkpoint files. One that is damaged is not needed: otherwise says what becomes of it.
+func (d *Dir) loadOffsets(file, otherwise string) (map[TopicPartition]int64, error) {
+	name := path.Join(d.path, file)
+	text, found, err := readFile(d.fs, name, 1<<28)
+	if err != nil || !found {
+		return nil, err
+	}
+	offsets, err := parseOffsets(string(text))
+	if err != nil {
+		d.log.Warn("checkpoint cannot be read; "+otherwise, "file", name, "error", err)
+		return nil, nil
+	}
+	return offsets, nil
 }
 
 func parseIdentity(text string) (Identity, error) {
@@ -326,13 +350,44 @@ func (d *Dir) Close() error {
 	}
 	d.flusher.close()
 	if d.offline() == nil && len(errs) == 0 {
-		errs = append(errs,
-			writeAtomic(d.fs, d.path, recoveryPointFile, encodeOffsets(recovery)),
-			writeAtomic(d.fs, d.path, logStartFile, encodeOffsets(starts)),
-			writeAtomic(d.fs, d.path, cleanShutdownFile, []byte("{\"version\":0,\"brokerEpoch\":-1}")))
+		errs = append(errs, d.writeStop(recovery, starts))
 	}
 	errs = append(errs, d.manifest.close(), d.lock.Close())
 	return errors.Join(errs...)
+}
+
+// writeStop leaves what Kafka wants to find after a clean stop. A partition directory that was not opened, because no topic
+// claims it, keeps what was said of it; and of one whose last broker was not stopped nobody says that it was.
+func (d *Dir) writeStop(recovery, starts map[TopicPartition]int64) error {
+	found, err := ScanDir(d.fs, d.path)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	opened := map[string]bool{}
+	for _, l := range d.mu.logs {
+		opened[l.path] = true
+	}
+	d.mu.Unlock()
+	cleanly := true
+	for _, f := range found {
+		if opened[f.Path] {
+			continue
+		}
+		cleanly = cleanly && d.cleanly
+		if at, ok := d.legacy[f.TopicPartition]; ok {
+			recovery[f.TopicPartition] = at
+		}
+		if at, ok := d.starts[f.TopicPartition]; ok {
+			starts[f.TopicPartition] = at
+		}
+	}
+	err = errors.Join(writeAtomic(d.fs, d.path, recoveryPointFile, encodeOffsets(recovery)),
+		writeAtomic(d.fs, d.path, logStartFile, encodeOffsets(starts)))
+	if err != nil || !cleanly {
+		return err
+	}
+	return writeAtomic(d.fs, d.path, cleanShutdownFile, []byte("{\"version\":0,\"brokerEpoch\":-1}"))
 }
 
 // WriteHighWatermarks writes Kafka's replication-offset-checkpoint. It is a hint.

@@ -130,6 +130,8 @@ func (l *Log) load(from *point, recorded bool) error {
 	v := &view{segments: segments, logStart: segments[0].base}
 	if from != nil {
 		v.logStart = max(v.logStart, from.logStart)
+	} else if !recorded {
+		v.logStart = max(v.logStart, l.dir.starts[l.tp]) // records below were deleted by request
 	}
 	l.view.Store(v)
 	var aborted []AbortedTxn
@@ -143,6 +145,9 @@ func (l *Log) load(from *point, recorded bool) error {
 	l.mu.aborted = append(aborted, l.mu.aborted...)
 	if err := l.scan(start); err != nil {
 		return err
+	}
+	if v := l.view.Load(); v.logStart > l.End() {
+		l.view.Store(&view{v.segments, max(v.segments[0].base, l.End())})
 	}
 	return l.settle(start)
 }

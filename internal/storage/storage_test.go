@@ -138,6 +138,53 @@ func TestForeignLogIsRecordedWithItsPoint(t *testing.T) {
 	}
 }
 
+// TestStopSpeaksForWhatItKnows: a clean stop is said only of logs that were open, and a partition directory that was not
+// opened keeps what Kafka's checkpoints said of it.
+func TestStopSpeaksForWhatItKnows(t *testing.T) {
+	mem := vfs.NewMem()
+	clean := func() bool { return StoppedCleanly(mem, "/d/log") }
+	d, l := open(t, mem, testConfig())
+	fillLog(t, d, l, 10)
+	if clean() {
+		t.Error("an open log dir says that it was stopped")
+	}
+	mustClose(t, d)
+	if !clean() {
+		t.Error("a log dir that was closed does not say so")
+	}
+	starts := map[TopicPartition]int64{testTP: 4}
+	if err := writeAtomic(mem, "/d/log", logStartFile, encodeOffsets(starts)); err != nil {
+		t.Fatal(err)
+	}
+	// Another broker has it and opens nothing: the log is a stray.
+	for _, stopped := range []bool{true, false} {
+		if !stopped {
+			if err := mem.Remove("/d/log/" + cleanShutdownFile); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/other"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, d)
+		if clean() != stopped {
+			t.Errorf("stopped cleanly: %v, the log that nobody opened: %v", clean(), stopped)
+		}
+	}
+	d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/other"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err = d.OpenLog(testTP, testID, testConfig(), func() {}); err != nil {
+		t.Fatal(err)
+	}
+	if l.Start() != 4 || l.End() != 10 || d.legacy[testTP] != 10 {
+		t.Errorf("the log goes from %d to %d with recovery point %d, it was from 4 to 10 with recovery point 10", l.Start(), l.End(), d.legacy[testTP])
+	}
+	mustClose(t, d)
+}
+
 func mustClose(t *testing.T, d *Dir) {
 	t.Helper()
 	if err := d.Close(); err != nil {
