@@ -99,7 +99,16 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	if err := b.openDirs(); err != nil {
 		return nil, err
 	}
-	if err := b.openMetadata(ctx); err != nil {
+	if err := b.dir.RemoveDeleted(); err != nil {
+		return nil, err
+	}
+	if err := b.openStore(); err != nil {
+		return nil, err
+	}
+	if err := b.refuseOrphans(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.join(ctx, b.endpoints()); err != nil {
 		return nil, err
 	}
 	b.partitions = partition.NewManager(partition.Options{Self: o.Config.NodeID(), Dir: b.dir, Config: o.Config, Log: o.Log})
@@ -166,11 +175,18 @@ func (b *Broker) openDirs() (err error) {
 	if err != nil {
 		return inUse(err)
 	}
-	if id, known := b.dir.Identity(); known && id.NodeID != c.NodeID() {
+	id, known := b.dir.Identity()
+	return b.ours(id, known)
+}
+
+// ours refuses the log dir of another node.
+func (b *Broker) ours(id storage.Identity, known bool) error {
+	c := b.o.Config
+	if known && id.NodeID != c.NodeID() {
 		return fmt.Errorf("log dir %s belongs to node %d, this is node %d: set node.id=%d, or give this node a directory of its own: %w",
-			b.dir.Path(), id.NodeID, c.NodeID(), id.NodeID, storage.ErrForeign)
+			c.LogDirs()[0], id.NodeID, c.NodeID(), id.NodeID, storage.ErrForeign)
 	}
-	return b.dir.RemoveDeleted()
+	return nil
 }
 
 // inUse says what to do about a directory that another process has.
@@ -182,25 +198,29 @@ func inUse(err error) error {
 	return err
 }
 
-// openMetadata opens the store and joins the cluster.
-func (b *Broker) openMetadata(ctx context.Context) (err error) {
+// openStore opens the metadata store.
+func (b *Broker) openStore() (err error) {
 	c := b.o.Config
 	b.store = b.o.Store
-	if b.store == nil {
-		b.store, err = metastore.OpenEmbedded(metastore.EmbeddedOptions{
-			Dir:      filepath.Join(c.MetadataDir(), "etcd"),
-			Tick:     c.Millis("moldau.metastore.tick.ms"),
-			Election: c.Millis("moldau.metastore.election.ms"),
-			Log:      b.log,
-			OnFatal:  b.metastoreFailed,
-		})
-		if err != nil {
-			return err
-		}
+	if b.store != nil {
+		return nil
 	}
-	if err := b.refuseOrphans(ctx); err != nil {
-		return err
-	}
+	b.store, err = metastore.OpenEmbedded(metastore.EmbeddedOptions{
+		Dir:      b.storeDir(),
+		Tick:     c.Millis("moldau.metastore.tick.ms"),
+		Election: c.Millis("moldau.metastore.election.ms"),
+		Log:      b.log,
+		OnFatal:  b.metastoreFailed,
+	})
+	return err
+}
+
+// storeDir is where the embedded store lives.
+func (b *Broker) storeDir() string { return filepath.Join(b.o.Config.MetadataDir(), "etcd") }
+
+// join joins the cluster as this log dir's broker.
+func (b *Broker) join(ctx context.Context, listeners []metadata.Endpoint) (err error) {
+	c := b.o.Config
 	id, known := b.dir.Identity()
 	if !known {
 		id = storage.Identity{NodeID: c.NodeID(), DirectoryID: cluster.NewUUID()}
@@ -210,7 +230,7 @@ func (b *Broker) openMetadata(ctx context.Context) (err error) {
 	}
 	b.cluster, err = cluster.Open(ctx, cluster.Options{
 		Store: b.store, NodeID: c.NodeID(), ClusterID: id.ClusterID,
-		Listeners: b.endpoints(), Rack: c.Rack(), DirIDs: []wire.UUID{id.DirectoryID},
+		Listeners: listeners, Rack: c.Rack(), DirIDs: []wire.UUID{id.DirectoryID},
 		Features: map[string]int16{"metadata.version": metadataVersion},
 		Policy:   handler.Policy(c), Exclusive: b.o.Store == nil, Log: b.log,
 	})

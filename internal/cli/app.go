@@ -46,9 +46,9 @@ type App struct {
 
 	// RunServer runs a broker until ctx ends, drains it and returns. Optional.
 	RunServer func(ctx context.Context, flags ServerFlags) error
-	// AdoptDir brings the partition directories in dir into the metadata of the
-	// broker that flags describe. Optional.
-	AdoptDir func(ctx context.Context, dir string, flags ServerFlags) error
+	// AdoptDir brings partition directories into the metadata of the stopped broker
+	// that flags describe. Optional.
+	AdoptDir func(ctx context.Context, ask Adopt, flags ServerFlags) (Adopted, error)
 }
 
 // System is the App of a real process.

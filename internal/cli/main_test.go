@@ -34,6 +34,52 @@ func fakeServer(ctx context.Context, f ServerFlags) error {
 	return nil
 }
 
+// fakeAdopt has adopted whatever it is asked for.
+func fakeAdopt(_ context.Context, ask Adopt, _ ServerFlags) (Adopted, error) {
+	done := Adopted{LogDir: "/data/log", DryRun: ask.DryRun, Known: 1}
+	switch ask.Path {
+	case "/known":
+	case "/damaged":
+		return done, &failure{cause: "the file is damaged", value: "/data/log/orders-0/00000000000000000000.log"}
+	default:
+		done.Topics = []AdoptedTopic{{
+			Name: "orders", ID: "bW9sZGF1LWNsaWVudHMtdA", Partitions: 3, Configs: map[string]string{"retention.ms": "-1"},
+			Logs: []AdoptedPartition{
+				{Partition: 0, Dir: "/data/log/orders-0", StartOffset: 10, EndOffset: 1000, Bytes: 4096},
+				{Partition: 2, Dir: "/data/log/orders-2", EndOffset: 7, Bytes: 300, SetAsideBytes: 17},
+			},
+		}}
+		if ask.DryRun {
+			done.Topics[0].ID, done.Topics[0].NewID = "", true
+		}
+	}
+	return done, nil
+}
+
+func TestAdoptSaysWhatItDid(t *testing.T) {
+	for args, want := range map[string]string{
+		"log adopt /data/log": "TOPIC   ID                      PARTITION  OFFSETS     SIZE     NOTE\n" +
+			"orders  bW9sZGF1LWNsaWVudHMtdA          0  10 to 1000  4.0 KiB\n" +
+			"orders  bW9sZGF1LWNsaWVudHMtdA          2  0 to 7      300 B    torn at the end: 17 B set aside\n" +
+			"orders  bW9sZGF1LWNsaWVudHMtdA          -  -           -        1 partition without a directory, empty\n" +
+			"adopted 1 topic with 2 directories; 1 directory known already\n",
+		"log adopt --dry-run /data/log": "TOPIC   ID     PARTITION  OFFSETS     SIZE     NOTE\n" +
+			"orders  (new)          0  10 to 1000  4.0 KiB\n" +
+			"orders  (new)          2  0 to 7      300 B    torn at the end: 17 B set aside\n" +
+			"orders  (new)          -  -           -        1 partition without a directory, empty\n" +
+			"would adopt 1 topic with 2 directories; 1 directory known already\n",
+		"log adopt /known":         "nothing to adopt in /data/log: 1 directory known already\n",
+		"log adopt -o json /known": "{\n  \"logDir\": \"/data/log\",\n  \"dryRun\": false,\n  \"knownDirectories\": 1,\n  \"topics\": []\n}\n",
+	} {
+		if code, out, errs := run(t, strings.Fields(args)...); code != 0 || out != want || errs != "" {
+			t.Errorf("moldau %s: exit %d, %q\n%swant\n%s", args, code, errs, out, want)
+		}
+	}
+	if code, out, errs := run(t, "log", "adopt", "/damaged"); code != 1 || out != "" || !strings.Contains(errs, "the file is damaged") {
+		t.Errorf("exit %d %q %q", code, out, errs)
+	}
+}
+
 // bootstrap is the address of the broker that the scripts in testdata talk to.
 func bootstrap(t *testing.T) string {
 	address := os.Getenv("MOLDAU_TEST_BOOTSTRAP")
@@ -62,7 +108,7 @@ func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	app := App{
 		Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs, Env: func(string) string { return "" }, Now: time.Now,
 		RunServer: fakeServer,
-		AdoptDir:  func(context.Context, string, ServerFlags) error { return nil },
+		AdoptDir:  fakeAdopt,
 	}
 	code = Main(app, args)
 	return code, out.String(), errs.String()
@@ -71,7 +117,7 @@ func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 func TestHelpOfEveryCommandIsTheGoldenOne(t *testing.T) {
 	var all strings.Builder
 	app := App{Stdin: strings.NewReader(""), Stdout: &all, Stderr: &all, RunServer: fakeServer,
-		AdoptDir: func(context.Context, string, ServerFlags) error { return nil }}
+		AdoptDir: fakeAdopt}
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
 		path := strings.Fields(c.CommandPath())[1:]

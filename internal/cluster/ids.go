@@ -82,6 +82,14 @@ func (c *Cluster) NextProducerID(ctx context.Context) (int64, error) {
 	}
 }
 
+// ReserveProducerIDs takes all ids below first out of use, for a broker that has handed out none yet.
+func (c *Cluster) ReserveProducerIDs(ctx context.Context, first int64) error {
+	_, err := decide(ctx, c, func(im *metadata.Image) (controller.Plan, struct{}) {
+		return controller.ReserveProducerIDs(im, first), struct{}{}
+	})
+	return err
+}
+
 // fetchIDsLocked starts the allocation of the next block.
 func (c *Cluster) fetchIDsLocked() {
 	type answer struct {

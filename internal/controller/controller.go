@@ -109,6 +109,15 @@ func AllocateProducerIDs(im *metadata.Image) (p Plan, first int64, code wire.Cod
 	return p, first, wire.None
 }
 
+// ReserveProducerIDs takes all ids below first out of use: logs that came from elsewhere know them.
+func ReserveProducerIDs(im *metadata.Image, first int64) Plan {
+	var p Plan
+	if first > im.NextProducerID() {
+		p.add(NoResult, put(metadata.ProducerIDKey, metadata.EncodeProducerID(first)))
+	}
+	return p
+}
+
 // Reconcile finishes what an earlier controller left undone, and brings the
 // partitions in line with the configuration: it removes the chunks of topics
 // without a record, and rewrites partitions whose minimum ISR or flush policy

@@ -37,6 +37,9 @@ type NewTopic struct {
 	DefaultReplicationFactor int16
 	Assignments              []Assignment // manual placement; Partitions and ReplicationFactor must be -1
 	Configs                  map[string]string
+	// LeaderEpochs are the first leader epochs of partitions whose logs were there before the
+	// topic; nil for 0. A log takes no batch with an older epoch than its last.
+	LeaderEpochs []int32
 	// Refused, when not None, is the result that the caller has already found,
 	// such as one of authorization; the topic takes its place in the results.
 	Refused        wire.Code
@@ -177,7 +180,11 @@ func (p *Plan) create(im *metadata.Image, pol Policy, pl *placer, t NewTopic, in
 		panic("BUG: the id of a new topic is not fresh")
 	}
 	r.ID = t.ID
-	p.putChunks(t.ID, pl.partitions(replicas, pol.effective(im, t.Configs)), 0)
+	partitions := pl.partitions(replicas, pol.effective(im, t.Configs))
+	for i, epoch := range t.LeaderEpochs {
+		partitions[i].LeaderEpoch = epoch
+	}
+	p.putChunks(t.ID, partitions, 0)
 	writes := []Write{put(metadata.TopicKey(t.ID), metadata.EncodeTopic(t.Name, len(replicas)))}
 	if len(t.Configs) > 0 {
 		writes = append(writes, put(metadata.ConfigKey(metadata.TopicConfig, t.Name), metadata.EncodeConfig(t.Configs)))

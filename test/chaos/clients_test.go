@@ -325,7 +325,7 @@ func (s *scenario) verifyConfigs(t topic, all kadm.ResourceConfigs) error {
 func (s *scenario) ends(ctx context.Context) (map[place]int64, error) {
 	for {
 		ends, err := s.askEnds(ctx)
-		if errors.Is(err, kerr.NotLeaderForPartition) && ctx.Err() == nil {
+		if (errors.Is(err, kerr.NotLeaderForPartition) || errors.Is(err, kerr.UnknownTopicOrPartition)) && ctx.Err() == nil {
 			continue
 		}
 		return ends, err
@@ -358,10 +358,11 @@ func (s *scenario) askEnds(ctx context.Context) (map[place]int64, error) {
 	for _, t := range got.(*kmsg.ListOffsetsResponse).Topics {
 		for _, p := range t.Partitions {
 			at := place{t.Topic, p.Partition}
-			if p.ErrorCode == kerr.NotLeaderForPartition.Code {
-				return nil, fmt.Errorf("%s: %w", at, kerr.NotLeaderForPartition)
-			}
-			if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+			switch err := kerr.ErrorForCode(p.ErrorCode); err {
+			case nil:
+			case kerr.NotLeaderForPartition, kerr.UnknownTopicOrPartition:
+				return nil, fmt.Errorf("%s: %w", at, err)
+			default:
 				return nil, lossf("%s: %v", at, err)
 			}
 			out[at] = p.Offset
