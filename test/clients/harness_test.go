@@ -112,6 +112,7 @@ type broker struct {
 	dir     string   // the data directory given to the broker
 	props   []string // key=value, on top of the defaults
 	logPath string
+	command []string // what to run, Moldau on dir and addr if nil
 
 	cmd    *exec.Cmd     // the running process, nil when there is none
 	exited chan struct{} // closed when cmd has ended
@@ -157,6 +158,8 @@ func (b *broker) start() time.Duration {
 	if targetKafka {
 		cmd = exec.Command(launcher(), "server", "run", port, b.dir)
 		cmd.Env = append(os.Environ(), "KAFKA_PROPERTIES="+strings.Join(b.props, "\n"))
+	} else if b.command != nil {
+		cmd = exec.Command(b.command[0], b.command[1:]...)
 	} else {
 		bin, err := moldau()
 		must(b.t, err)
