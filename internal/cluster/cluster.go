@@ -147,7 +147,7 @@ func (c *Cluster) firstImage(ctx context.Context) (*metadata.Image, int64, error
 
 func (c *Cluster) checkOwner(image *metadata.Image) error {
 	if id := image.ClusterID(); id != "" && c.opts.ClusterID != "" && id != c.opts.ClusterID {
-		return fmt.Errorf("this broker's data belongs to cluster %s but the metastore to cluster %s: %w", c.opts.ClusterID, id, wire.InconsistentClusterID)
+		return fmt.Errorf("this broker's data belongs to cluster %s but the metastore to cluster %s: bring the metadata directory back that belongs to the log dir, or give the broker an empty log dir: %w", c.opts.ClusterID, id, wire.InconsistentClusterID)
 	}
 	if !c.opts.Exclusive {
 		return nil

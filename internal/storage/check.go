@@ -53,7 +53,7 @@ func ReadIdentity(fsys vfs.FS, dir string) (id Identity, known bool, err error) 
 		return Identity{}, false, err
 	}
 	if id, err = parseIdentity(string(text)); err != nil {
-		return Identity{}, false, &CorruptionError{name, 0, err}
+		return Identity{}, false, &CorruptionError{name, 0, fmt.Errorf("%w: restore it, or write its lines version=1, cluster.id, node.id and directory.id anew", err)}
 	}
 	return id, true, nil
 }
