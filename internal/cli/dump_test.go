@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,6 +68,23 @@ func TestDumpFindsEveryKindOfDamage(t *testing.T) {
 		!strings.Contains(out, `record offset=0 timestamp=1970-01-01T00:00:01.000Z key="k" value="value" headers=[]`) ||
 		!strings.Contains(out, "3 batches, 6 records") {
 		t.Errorf("a good segment: exit %d\n%s", code, out)
+	}
+	// One producer of Kafka's own: 46 bytes.
+	snapshot := binary.BigEndian.AppendUint32(nil, 1)
+	snapshot = binary.BigEndian.AppendUint64(snapshot, 7)    // producer id
+	snapshot = binary.BigEndian.AppendUint16(snapshot, 2)    // epoch
+	snapshot = binary.BigEndian.AppendUint32(snapshot, 11)   // last sequence
+	snapshot = binary.BigEndian.AppendUint64(snapshot, 5)    // last offset
+	snapshot = binary.BigEndian.AppendUint32(snapshot, 3)    // offset delta
+	snapshot = binary.BigEndian.AppendUint64(snapshot, 1000) // timestamp
+	snapshot = binary.BigEndian.AppendUint32(snapshot, 0xffffffff)
+	snapshot = binary.BigEndian.AppendUint64(snapshot, 0xffffffffffffffff)
+	sum := crc32.Checksum(snapshot, crc32.MakeTable(crc32.Castagnoli))
+	snapshot = append(binary.BigEndian.AppendUint32([]byte{0, 1}, sum), snapshot...)
+	if code, out := dumpOf(t, map[string][]byte{base + ".snapshot": snapshot}); code != 0 || strings.Contains(out, "PROBLEM") ||
+		!strings.Contains(out, "producerId=7 producerEpoch=2 lastSequence=11 lastOffset=5 offsetDelta=3") ||
+		!strings.Contains(out, "coordinatorEpoch=-1 currentTxnFirstOffset=-1") {
+		t.Errorf("a good snapshot: exit %d\n%s", code, out)
 	}
 	changed := func(i int, b byte) []byte {
 		c := append([]byte(nil), log...)

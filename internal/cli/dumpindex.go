@@ -22,7 +22,7 @@ const (
 	timeEntrySize     = 12 // timestamp int64, relative offset int32
 	txnEntrySize      = 34 // version int16, then producer id, first, last and last stable offset, each int64
 	snapshotHeadSize  = 10 // version int16, CRC uint32, count int32
-	snapshotEntrySize = 54
+	snapshotEntrySize = 46 // of producerFields
 )
 
 // baseOffsetOf reads the offset that a segment's files are named after.
