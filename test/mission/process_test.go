@@ -1,0 +1,208 @@
+package mission
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kversion"
+)
+
+// moldau is the program under test.
+var moldau string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "moldau-mission-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	moldau = filepath.Join(dir, "moldau")
+	if runtime.GOOS == "windows" {
+		moldau += ".exe"
+	}
+	build := exec.Command("go", "build", "-o", moldau, "./cmd/moldau")
+	build.Dir = filepath.Join("..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "go build ./cmd/moldau: %v\n%s", err, out)
+		os.Exit(2)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir) // the system's temporary directory is cleaned by the system
+	os.Exit(code)
+}
+
+// patience bounds what may hang. It is no measure of speed.
+const patience = 2 * time.Minute
+
+// process is one broker process, on a directory and an address that it keeps.
+type process struct {
+	t    *testing.T
+	ctx  context.Context
+	dir  string
+	addr string
+
+	cmd  *exec.Cmd
+	log  lockedLog
+	done chan struct{} // closed when the log has ended
+}
+
+// lockedLog is written by the goroutine that reads the process's log.
+type lockedLog struct {
+	sync.Mutex // guards text
+	text       strings.Builder
+}
+
+func (l *lockedLog) add(line string) {
+	l.Lock()
+	defer l.Unlock()
+	l.text.WriteString(line)
+}
+
+func (l *lockedLog) String() string {
+	l.Lock()
+	defer l.Unlock()
+	return l.text.String()
+}
+
+// server starts a broker on an empty directory and a free port, and ends it with the test.
+func server(t *testing.T) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	p := &process{t: t, ctx: ctx, dir: t.TempDir(), addr: "127.0.0.1:0"}
+	t.Cleanup(func() {
+		if p.cmd != nil {
+			p.kill()
+		}
+		cancel()
+		if t.Failed() {
+			t.Logf("the broker's log:\n%s", p.log.String())
+		}
+	})
+	p.start()
+	return p
+}
+
+// start returns when the broker has said that it is ready.
+func (p *process) start() {
+	p.t.Helper()
+	cmd := exec.CommandContext(p.ctx, moldau, "server", "--data-dir", p.dir, "--listen", p.addr, "--http", "off")
+	out, err := cmd.StderrPipe()
+	must(p.t, err)
+	must(p.t, cmd.Start())
+	p.cmd, p.done = cmd, make(chan struct{})
+	ready := make(chan string, 1)
+	go func(done chan struct{}) {
+		defer close(done)
+		defer close(ready)
+		lines := bufio.NewReader(out)
+		for {
+			line, err := lines.ReadString('\n')
+			p.log.add(line)
+			var said struct {
+				Msg       string
+				Listeners []string
+			}
+			if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "ready" && len(said.Listeners) > 0 {
+				ready <- strings.TrimPrefix(said.Listeners[0], "PLAINTEXT://")
+			}
+			if err != nil {
+				return
+			}
+		}
+	}(p.done)
+	addr, ok := <-ready
+	if !ok {
+		_ = p.cmd.Wait() // its log says why
+		p.cmd = nil
+		p.t.Fatalf("the broker ended before it was ready:\n%s", p.log.String())
+	}
+	p.addr = addr
+}
+
+// kill ends the process without a warning.
+func (p *process) kill() {
+	p.t.Helper()
+	must(p.t, p.cmd.Process.Kill())
+	<-p.done
+	_ = p.cmd.Wait() // it was killed
+	p.cmd = nil
+}
+
+// stop ends the process as an operator does.
+func (p *process) stop() {
+	p.t.Helper()
+	if runtime.GOOS == "windows" {
+		p.kill() // there is no signal to send
+		return
+	}
+	must(p.t, p.cmd.Process.Signal(os.Interrupt))
+	<-p.done
+	if err := p.cmd.Wait(); err != nil {
+		p.t.Errorf("the broker ended with %v", err)
+	}
+	p.cmd = nil
+}
+
+func (p *process) client(opts ...kgo.Opt) *kgo.Client {
+	p.t.Helper()
+	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(p.addr), kgo.MetadataMinAge(10 * time.Millisecond)}, opts...)...)
+	must(p.t, err)
+	p.t.Cleanup(c.Close)
+	return c
+}
+
+func (p *process) create(topic string, partitions int32, configs map[string]string) kadm.TopicID {
+	p.t.Helper()
+	set := map[string]*string{}
+	for k, v := range configs {
+		set[k] = &v
+	}
+	r, err := kadm.NewClient(p.client()).CreateTopic(p.ctx, partitions, 1, set, topic)
+	must(p.t, err)
+	return r.ID
+}
+
+// read is the values of the first n records of a partition from an offset on.
+func (p *process) read(topic string, partition int32, from int64, n int) []string {
+	p.t.Helper()
+	c := p.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().At(from)}}))
+	defer c.Close()
+	var out []string
+	for len(out) < n {
+		fs := c.PollRecords(p.ctx, n-len(out))
+		must(p.t, fs.Err())
+		fs.EachRecord(func(r *kgo.Record) {
+			if r.Offset != from+int64(len(out)) {
+				p.t.Errorf("offset %d comes after %d records from %d on", r.Offset, len(out), from)
+			}
+			out = append(out, string(r.Value))
+		})
+	}
+	return out
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// upTo are versions that end at a version of one API.
+func upTo(key, version int16) *kversion.Versions {
+	v := kversion.Stable()
+	v.SetMaxKeyVersion(key, version)
+	return v
+}
