@@ -38,7 +38,8 @@ internal/partition:           internal/config internal/record internal/wire inte
 internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/partition
 broker:                       *
 broker/brokertest:            *
-internal/cli:                 internal/config internal/vfs internal/record internal/wire internal/storage
+internal/bench:               internal/record
+internal/cli:                 internal/config internal/vfs internal/record internal/wire internal/storage internal/bench
 cmd/moldau:                   broker internal/cli
 `
 

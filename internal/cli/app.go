@@ -169,7 +169,7 @@ func newRoot(app *App) *cobra.Command {
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newLog(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newLog(c), newBench(c))
 	return root
 }
 

@@ -40,10 +40,16 @@ func (p *progress) text() string {
 }
 
 func (p *progress) tick() {
+	if p.w != nil {
+		p.show(p.text())
+	}
+}
+
+// show puts line on the terminal.
+func (p *progress) show(line string) {
 	if p.w == nil {
 		return
 	}
-	line := p.text()
 	fmt.Fprintf(p.w, "\r%-*s", p.width, line)
 	p.width = len(line)
 }
