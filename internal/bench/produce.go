@@ -276,10 +276,14 @@ func (p *producer) poke() {
 const (
 	pacerGrain = 50 * time.Microsecond // what is due within that is sent together
 	pacerNap   = 100 * time.Millisecond
+	// socketRoom is what a connection takes without making its writer wait for the broker.
+	socketRoom = 256 << 10
 )
 
-// pace wakes each sender whenever one of its requests is due.
+// pace sends each request when it is due: itself where that cannot make it wait, and with it all others, else by
+// the senders.
 func (run *producing) pace(ctx context.Context) error {
+	direct := run.o.Acks != 0 && run.o.InFlight*run.o.BatchSize <= socketRoom
 	next := make([]float64, len(run.producers))
 	for i, p := range run.producers {
 		next[i] = p.phase
@@ -289,7 +293,11 @@ func (run *producing) pace(ctx context.Context) error {
 		first := float64(run.to)
 		for i, p := range run.producers {
 			if next[i] <= now {
-				p.poke()
+				if !direct {
+					p.poke()
+				} else if _, err := p.pump(); err != nil && !run.over.Load() {
+					return p.c.failed(ctx, kmsg.Produce.Int16(), err)
+				}
 				next[i] += (float64(int64((now-next[i])/p.every)) + 1) * p.every
 			}
 			first = min(first, next[i])
