@@ -201,7 +201,7 @@ func number(s string, units map[string]float64) (float64, error) {
 	digits := strings.TrimRight(s, "kKMGTiB")
 	factor, ok := units[strings.TrimSpace(s[len(digits):])]
 	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
-	if !ok || err != nil || n < 0 || n*factor > 1<<62 {
+	if !ok || err != nil || !(n >= 0 && n*factor <= 1<<62) { // NaN too
 		return 0, fmt.Errorf("%q is no number with a unit", s)
 	}
 	return n * factor, nil

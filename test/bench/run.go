@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -138,26 +139,34 @@ func (b *runner) stopBrokers() error {
 	return all
 }
 
-// warm gives every broker some load of each kind that is not measured.
+// warmRounds bounds how often warm looks whether a broker still becomes faster.
+const warmRounds = 10
+
+// warm gives every broker load that is not measured, until it no longer becomes faster: Kafka's virtual machine
+// compiles for a while, and the longer the busier the machine is.
 func (b *runner) warm(ctx context.Context) error {
-	brokers := []*broker{}
-	for _, br := range b.brokers {
-		brokers = append(brokers, br)
-	}
+	brokers := slices.Collect(maps.Values(b.brokers))
 	if b.kafka != nil {
 		brokers = append(brokers, b.kafka)
 	}
-	long := max(2*b.duration, time.Second)
 	for _, br := range brokers {
-		b.say("warming up %s", br)
-		o := b.options(br, bench.Options{Partitions: 8, Connections: throughputConnections, RecordSize: 1 << 10, BatchSize: batchSize, Acks: -1})
-		o.Duration, o.WarmUp = long, 0
-		if _, err := bench.Produce(ctx, o); err != nil {
-			return err
-		}
-		o.Fill, o.Duration = b.fill/4, long/2
-		if _, err := bench.Consume(ctx, o); err != nil {
-			return err
+		best := 0.0
+		for round := range warmRounds {
+			o := b.options(br, bench.Options{Partitions: 8, Connections: throughputConnections, RecordSize: 1 << 10, BatchSize: batchSize, Acks: -1})
+			o.Duration, o.WarmUp = max(2*b.duration, time.Second), 0
+			r, err := bench.Produce(ctx, o)
+			if err != nil {
+				return err
+			}
+			o.Fill, o.Duration = b.fill/4, o.Duration/2
+			if _, err := bench.Consume(ctx, o); err != nil {
+				return err
+			}
+			b.say("warming up %s: %.0f MB/s", br, r.BytesPerSecond/1e6)
+			if round > 1 && r.BytesPerSecond < 1.1*best || b.moldauOnly {
+				break
+			}
+			best = max(best, r.BytesPerSecond)
 		}
 	}
 	return nil
