@@ -195,6 +195,19 @@ func rateFlags(cmd *cobra.Command, o *benchOptions, value string) {
 
 // complete turns the words of the flags into Options.
 func (o *benchOptions) complete(c *command, cmd *cobra.Command, args []string) error {
+	// A zero would mean the default, which the flags have already.
+	for _, f := range []struct {
+		name string
+		low  bool
+	}{{"connections", o.Connections < 1}, {"partitions", o.Partitions < 1}, {"in-flight", o.InFlight < 1}, {"key-count", o.KeyCount < 1},
+		{"record-size", o.recordSize < 1}, {"batch-size", o.batchSize < 1}} {
+		if f.low {
+			return usagef("--%s %s: at least 1", f.name, cmd.Flag(f.name).Value)
+		}
+	}
+	if o.Duration <= 0 {
+		return usagef("--duration %s: use a time above zero, such as 10s", o.Duration)
+	}
 	o.Bootstrap, o.Timeout = c.seeds(), c.timeout
 	if len(args) > 0 {
 		o.Topic = args[0]
