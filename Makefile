@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures powerloss
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures powerloss bench-kafka
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ install-clients:
 
 bench: ## the benchmarks of all packages
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+bench-kafka: ## Moldau beside Apache Kafka on this machine, about 20 minutes; BENCH_FLAGS=--full takes hours; needs Java and Maven
+	$(GO) run ./test/bench $(BENCH_FLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	@set -e; for pkg in $$($(GO) list ./...); do \

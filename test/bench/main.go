@@ -37,6 +37,7 @@ type settings struct {
 	fill             int64 // bytes for consumers and restarts
 	equalise         int64 // most bytes of page cache that are made ready before a run
 	settle           time.Duration
+	rough            bool // neither waits for the disk nor measures the machine for long: nobody reads the figures
 }
 
 func main() {

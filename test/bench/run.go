@@ -255,7 +255,7 @@ func (b *runner) once(ctx context.Context, sc scenario, ph phase, br *broker, ra
 		return r, err
 	}
 	var err error
-	if r.Calibration, err = calibrate(b.dir); err != nil {
+	if r.Calibration, err = calibrate(b.dir, b.rough); err != nil {
 		return r, err
 	}
 	o := b.options(br, sc.options)
@@ -338,7 +338,9 @@ func judgePair(pair []run) {
 // quiet makes the machine alike before every run: what was written is on the disk, and there are pages
 // in the page cache's free list for what will be written, which otherwise cost whoever comes first.
 func (b *runner) quiet(ctx context.Context, rate bench.Rate) error {
-	syncDisks()
+	if !b.rough {
+		syncDisks()
+	}
 	n := b.equalise
 	if rate.Bytes > 0 {
 		n = min(n, int64(rate.Bytes*(b.duration+b.warmUp).Seconds()))
@@ -401,7 +403,7 @@ func (b *runner) startOnce(ctx context.Context, r *startRun) (err error) {
 			return err
 		}
 	}
-	if r.Calibration, err = calibrate(b.dir); err != nil {
+	if r.Calibration, err = calibrate(b.dir, b.rough); err != nil {
 		return err
 	}
 	began := time.Now()
