@@ -112,7 +112,7 @@ func (o *Options) bootstrap(ctx context.Context) (*conn, error) {
 	return nil, all
 }
 
-// createTopic asks the controller, which may be another broker than the one that was asked first.
+// createTopic asks the broker at hand, which passes it on to the controller.
 func (o *Options) createTopic(ctx context.Context, t *topic) error {
 	req := kmsg.NewPtrCreateTopicsRequest()
 	req.TimeoutMillis = int32(o.Timeout.Milliseconds())

@@ -18,6 +18,8 @@ type fake struct {
 	t testing.TB
 	// produce answers request n of a connection, from 0, in the connection's order; nil is no answer, ever.
 	produce func(n int, resp *kmsg.ProduceResponse) *kmsg.ProduceResponse
+	// fetch answers Fetch n of a connection.
+	fetch func(n int, req *kmsg.FetchRequest, resp *kmsg.FetchResponse)
 	// spoil may change a frame before it is sent.
 	spoil func(key int16, frame []byte) []byte
 
@@ -34,6 +36,9 @@ func (f *fake) options() Options {
 		}}
 }
 
+// fakeEnd is the next offset of the fake's partition.
+const fakeEnd = 10
+
 // question is a request that has been read.
 type question struct {
 	req kmsg.Request
@@ -48,7 +53,10 @@ func (f *fake) serve(c net.Conn) {
 	f.wg.Go(func() {
 		n := 0
 		for q := range questions {
-			resp := f.answer(q.req, &n)
+			resp := f.answer(q.req, n)
+			if key := q.req.Key(); key == kmsg.Produce.Int16() || key == kmsg.Fetch.Int16() {
+				n++
+			}
 			if resp == nil {
 				continue
 			}
@@ -96,7 +104,7 @@ func frameOf(resp kmsg.Response, id int32) []byte {
 	return frame
 }
 
-func (f *fake) answer(req kmsg.Request, n *int) kmsg.Response {
+func (f *fake) answer(req kmsg.Request, n int) kmsg.Response {
 	resp := req.ResponseKind()
 	switch resp := resp.(type) {
 	case *kmsg.ApiVersionsResponse:
@@ -118,17 +126,24 @@ func (f *fake) answer(req kmsg.Request, n *int) kmsg.Response {
 	case *kmsg.ListOffsetsResponse:
 		topic := kmsg.NewListOffsetsResponseTopic()
 		topic.Topic = "t"
-		topic.Partitions = append(topic.Partitions, kmsg.NewListOffsetsResponseTopicPartition())
+		p := kmsg.NewListOffsetsResponseTopicPartition()
+		if req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions[0].Timestamp == latest {
+			p.Offset = fakeEnd
+		} else {
+			p.Offset = 0
+		}
+		topic.Partitions = append(topic.Partitions, p)
 		resp.Topics = append(resp.Topics, topic)
 	case *kmsg.ProduceResponse:
 		topic := kmsg.NewProduceResponseTopic()
 		topic.Topic = "t"
 		topic.Partitions = append(topic.Partitions, kmsg.NewProduceResponseTopicPartition())
 		resp.Topics = append(resp.Topics, topic)
-		*n++
-		if resp = f.produce(*n-1, resp); resp == nil {
+		if resp = f.produce(n, resp); resp == nil {
 			return nil
 		}
+	case *kmsg.FetchResponse:
+		f.fetch(n, req.(*kmsg.FetchRequest), resp)
 	default:
 		f.t.Errorf("%s was not expected", kmsg.NameForKey(req.Key()))
 		return nil
