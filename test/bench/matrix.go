@@ -139,6 +139,6 @@ func (s *settings) estimate(matrix []scenario) time.Duration {
 	for _, sc := range matrix {
 		runs += len(sc.phases) * len(sc.modes) * 2 * s.pairs
 	}
-	const around = time.Second // calibration, creating and deleting the topic
+	const around = 2 * time.Second // waiting for the disk, calibration, creating and deleting the topic
 	return time.Duration(runs) * (s.duration + s.warmUp + s.settle + around)
 }
