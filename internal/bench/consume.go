@@ -51,7 +51,8 @@ func (o *Options) consume(ctx context.Context, t *topic) (*Result, error) {
 			if from, err = o.read(&run.meter); err != nil {
 				return err
 			}
-			if err := o.watch(ctx, &run.meter, "measuring", run.t0, run.t0.Add(o.Duration), run.ended); err != nil {
+			ended := func() bool { return run.reading.Load() == 0 }
+			if err := o.watch(ctx, &run.meter, "measuring", run.t0, run.t0.Add(o.Duration), ended); err != nil {
 				return err
 			}
 			to, err = o.read(&run.meter)
@@ -86,11 +87,8 @@ func (o *Options) fill(ctx context.Context, t *topic) error {
 	}
 	defer run.close()
 	run.limit = int64(float64(o.Fill)/run.load.payload) + 1
-	began := time.Now()
-	run.start(began)
-	return run.drive(ctx, func(ctx context.Context) error {
-		return o.watch(ctx, &run.meter, "filling", began, began.Add(drainPoll), nil) // drain waits for the rest
-	})
+	run.start(time.Now())
+	return run.drive(ctx, func(context.Context) error { return nil }) // and then until all is sent
 }
 
 // where a run of consumers begins
@@ -113,7 +111,6 @@ type consuming struct {
 	t0       time.Time
 	from, to time.Duration // requests with a start in between are measured
 	reading  atomic.Int64  // fetchers that have not reached the end
-	ended    chan struct{} // closed when none is left
 	over     atomic.Bool   // the connections may be closed
 }
 
@@ -143,7 +140,7 @@ type cursor struct {
 
 // newConsuming connects the consumers. The partitions of a broker are dealt out over its connections.
 func (o *Options) newConsuming(ctx context.Context, t *topic, begin beginning) (*consuming, error) {
-	run := &consuming{o: o, topic: t, begin: begin, ended: make(chan struct{})}
+	run := &consuming{o: o, topic: t, begin: begin}
 	for _, address := range t.brokers() {
 		led := t.ledBy(address)
 		workers := min(o.Connections, len(led))
@@ -269,9 +266,7 @@ func (f *fetcher) consume(ctx context.Context) error {
 			return err
 		}
 		if f.left == 0 {
-			if f.run.reading.Add(-1) == 0 {
-				close(f.run.ended)
-			}
+			f.run.reading.Add(-1)
 			return nil
 		}
 	}

@@ -89,17 +89,13 @@ func (o *Options) latency(ctx context.Context, t *topic) (*Result, error) {
 
 // awaitArrival waits until every acknowledged record has come out at the other end.
 func (o *Options) awaitArrival(ctx context.Context, p *producing, c *consuming) error {
-	until := time.Now().Add(o.Timeout)
-	for c.meter.records.Load() < p.meter.records.Load() {
-		if time.Now().After(until) {
-			return fmt.Errorf("%d records were acknowledged and %d have come to the consumer, %s after the last: %w",
-				p.meter.records.Load(), c.meter.records.Load(), o.Timeout, context.DeadlineExceeded)
-		}
-		if err := o.watch(ctx, &c.meter, "draining", p.t0, time.Now().Add(drainPoll), nil); err != nil {
-			return err
-		}
+	began := time.Now()
+	all := func() bool { return c.meter.records.Load() >= p.meter.records.Load() }
+	if err := o.watch(ctx, &c.meter, "draining", began, began.Add(o.Timeout), all); err != nil || all() {
+		return err
 	}
-	return nil
+	return fmt.Errorf("%d records were acknowledged and %d have come to the consumer, %s after the last: %w",
+		p.meter.records.Load(), c.meter.records.Load(), o.Timeout, context.DeadlineExceeded)
 }
 
 // timeline holds when the batches of one partition started, until they arrive.

@@ -135,12 +135,19 @@ func (o *Options) result(kind string, t *topic, m *meter, from, to reading) *Res
 // keptShare is how much of a rate must have been done for it to count as kept.
 const keptShare = 0.98
 
-const progressEvery = 200 * time.Millisecond
+const (
+	progressEvery = 200 * time.Millisecond
+	donePoll      = 2 * time.Millisecond
+)
 
-// watch waits until the moment `until`, or until done is closed, and reports progress. It returns early with
-// ctx's cause.
-func (o *Options) watch(ctx context.Context, m *meter, phase string, began, until time.Time, done <-chan struct{}) error {
-	ticker := time.NewTicker(progressEvery)
+// watch waits until the moment `until`, or until done says so, where it is given, and reports progress. It
+// returns ctx's cause when that ends first.
+func (o *Options) watch(ctx context.Context, m *meter, phase string, began, until time.Time, done func() bool) error {
+	every := progressEvery
+	if done != nil {
+		every = donePoll
+	}
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	end := time.NewTimer(time.Until(until))
 	defer end.Stop()
@@ -149,12 +156,16 @@ func (o *Options) watch(ctx context.Context, m *meter, phase string, began, unti
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-done:
-			return nil
 		case <-end.C:
 			return nil
 		case now := <-ticker.C:
-			seconds := max(now.Sub(last).Seconds(), 1e-3)
+			if done != nil && done() {
+				return nil
+			}
+			seconds := now.Sub(last).Seconds()
+			if seconds < progressEvery.Seconds() {
+				continue
+			}
 			r, b := m.records.Load(), m.payload.Load()
 			o.Progress(Progress{Phase: phase, Elapsed: now.Sub(began),
 				RecordsPerSecond: float64(r-records) / seconds, BytesPerSecond: float64(b-bytes) / seconds})

@@ -504,19 +504,15 @@ func (run *producing) undone() (n int64) {
 	return n + max(0, run.left.Load())
 }
 
-const drainPoll = 2 * time.Millisecond
-
-// drain waits for what belongs to the interval. A broker that takes less than the rate is given up after as
-// long a time as the interval took: judge counts what is left.
+// drain waits for what belongs to the interval, or for all that there is to send. A broker that takes less than
+// the rate is given up after as long a time as the interval took: judge counts what is left.
 func (run *producing) drain(ctx context.Context) error {
-	began := time.Now()
-	patience := max(run.o.Timeout, run.o.Duration)
-	for run.undone() > 0 && (run.limit > 0 || time.Since(began) < patience) {
-		if err := run.o.watch(ctx, &run.meter, "draining", began, time.Now().Add(drainPoll), nil); err != nil {
-			return err
-		}
+	phase, began := "draining", time.Now()
+	until := began.Add(max(run.o.Timeout, run.o.Duration))
+	if run.limit > 0 {
+		phase = "filling"
 	}
-	return nil
+	return run.o.watch(ctx, &run.meter, phase, began, until, func() bool { return run.undone() == 0 })
 }
 
 // guard ends the run when nothing has been answered for the timeout, though something is pending.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"moldau/internal/bench"
@@ -46,16 +47,16 @@ type run struct {
 
 // startRun is one measurement of starting, in seconds.
 type startRun struct {
-	Broker      string  `json:"broker"`
-	Mode        mode    `json:"mode"`
-	Pair        int     `json:"pair"`
-	Start       float64 `json:"start"`       // empty directory, to the first answer
-	FirstRecord float64 `json:"firstRecord"` // the same, to the first acknowledged record on a new topic
-	IdleBytes   int64   `json:"idleRSSBytes"`
-	Restart     float64 `json:"restart"` // after a clean stop, to an acknowledged record
-	AfterKill   float64 `json:"afterKill"`
-	Calibration calibration
-	Error       string `json:"error,omitempty"`
+	Broker      string      `json:"broker"`
+	Mode        mode        `json:"mode"`
+	Pair        int         `json:"pair"`
+	Start       float64     `json:"start"`       // empty directory, to the first answer
+	FirstRecord float64     `json:"firstRecord"` // the same, to the first acknowledged record on a new topic
+	IdleBytes   int64       `json:"idleRSSBytes"`
+	Restart     float64     `json:"restart"` // after a clean stop, to an acknowledged record
+	AfterKill   float64     `json:"afterKill"`
+	Calibration calibration `json:"calibration"`
+	Error       string      `json:"error,omitempty"`
 }
 
 // runner goes through the matrix.
@@ -232,7 +233,7 @@ func (b *runner) sayRun(r run) {
 	}
 	note := ""
 	if len(r.Invalid) > 0 {
-		note = fmt.Sprint("  does not count: ", r.Invalid)
+		note = "  does not count: " + strings.Join(r.Invalid, "; ")
 	}
 	b.say("  %-26s %-9s %-12s %-6s %8.1f MB/s  broker %.2f  client %.2f CPU-s/GB%s", r.Scenario, r.Phase, r.Mode, r.Broker,
 		r.Result.BytesPerSecond/1e6, r.perGB(r.BrokerCPU), r.perGB(r.ClientCPU), note)
