@@ -143,7 +143,7 @@ func TestSummary(t *testing.T) {
 func TestJudge(t *testing.T) {
 	cpus := float64(runtime.NumCPU())
 	quiet := func() run {
-		return run{Result: &bench.Result{Seconds: 10, KeptRate: true, ClockSeconds: map[string]float64{
+		return run{Result: &bench.Result{Seconds: 10, Requests: 1, KeptRate: true, ClockSeconds: map[string]float64{
 			"broker": 2 * cpus, "client": 1 * cpus, "kernel": 0.5 * cpus, "work": 3.6 * cpus, "steal": 0}}}
 	}
 	for name, tt := range map[string]struct {
@@ -155,6 +155,7 @@ func TestJudge(t *testing.T) {
 		"others":            {func(r *run) { r.Result.ClockSeconds["work"] += cpus }, light, "other processes used 11 %"},
 		"steal":             {func(r *run) { r.Result.ClockSeconds["steal"] += cpus }, light, "the host took 10 %"},
 		"rate":              {func(r *run) { r.Result.KeptRate = false }, light, "the rate was not kept"},
+		"nothing":           {func(r *run) { r.Result.Requests = 0 }, light, "nothing was done"},
 		"quota":             {func(r *run) { r.Result.ThrottleSeconds = 1 }, light, "a quota"},
 		"client":            {func(r *run) { r.Result.ClockSeconds["client"] = 6 * cpus }, light, "the client used 60 %"},
 		"client, saturated": {func(r *run) { r.Result.ClockSeconds["client"] = 6 * cpus }, saturated, ""},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -62,17 +63,42 @@ func kafkaLauncher(root string) string {
 	return filepath.Join(root, "test", "clients", "kafka", "kafka")
 }
 
+// Kafka's launcher puts the controller this far below the broker's port, when that is in this range.
+const (
+	lowestPort     = 40001
+	highestPort    = 52000
+	controllerPort = -20000
+)
+
+// freeAddress is one where a broker can listen, and Kafka's controller too.
+func freeAddress() (string, error) {
+	var err error
+	for range 100 {
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		var l [2]net.Listener
+		for i, p := range []int{port, port + controllerPort} {
+			if l[i], err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p)); err != nil {
+				break
+			}
+			defer l[i].Close()
+		}
+		if err == nil {
+			return l[0].Addr().String(), nil
+		}
+	}
+	return "", err
+}
+
 // newBroker chooses a port. The directory must not exist.
 func (s *settings) newBroker(kind string, m mode, dir string) (*broker, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return &broker{kind: kind, mode: m, root: s.root, binary: s.binary, addr: l.Addr().String(), dir: filepath.Join(dir, "data"),
+	return &broker{kind: kind, mode: m, root: s.root, binary: s.binary, addr: address, dir: filepath.Join(dir, "data"),
 		logPath: filepath.Join(dir, "log")}, nil
 }
 

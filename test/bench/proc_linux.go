@@ -22,6 +22,16 @@ func ownTime() (time.Duration, error) {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), nil
 }
 
+// familyTime is the processor time of this process and of all children that have ended.
+func familyTime() (time.Duration, error) {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &u); err != nil {
+		return 0, err
+	}
+	own, err := ownTime()
+	return own + time.Duration(u.Utime.Nano()+u.Stime.Nano()), err
+}
+
 // sleep is good to some ten microseconds.
 func sleep(d time.Duration) {
 	left := unix.NsecToTimespec(int64(d))

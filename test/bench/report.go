@@ -209,6 +209,7 @@ func (r *report) writeStarts(b *strings.Builder) {
 					p = &pairOf{}
 					pairs[s.Pair] = p
 				}
+				p.invalid = p.invalid || len(s.Invalid) > 0 || s.Error != ""
 				if s.Broker == moldau {
 					p.moldau, p.hasMoldau = row.of(s), row.of(s) > 0
 				} else {
@@ -228,6 +229,7 @@ func (r *report) writeStarts(b *strings.Builder) {
 // writeInvalid lists the runs that do not count.
 func (r *report) writeInvalid(b *strings.Builder) {
 	b.WriteString("\n## Runs that do not count\n\n")
+	const head = "| scenario | load | mode | pair | broker | reason |\n|---|---|---|--:|---|---|\n"
 	n := 0
 	for _, run := range r.Runs {
 		reason := strings.Join(run.Invalid, "; ")
@@ -238,16 +240,24 @@ func (r *report) writeInvalid(b *strings.Builder) {
 			continue
 		}
 		if n == 0 {
-			b.WriteString("| scenario | load | mode | pair | broker | reason |\n|---|---|---|--:|---|---|\n")
+			b.WriteString(head)
 		}
 		n++
 		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s |\n", run.Scenario, run.Phase, run.Mode, run.Pair+1, run.Broker, strings.ReplaceAll(reason, "|", "\\|"))
 	}
 	for _, s := range r.Starts {
+		reason := strings.Join(s.Invalid, "; ")
 		if s.Error != "" {
-			n++
-			fmt.Fprintf(b, "\nA start of %s (%s) failed: %s\n", s.Broker, s.Mode, s.Error)
+			reason = "failed: " + s.Error
 		}
+		if reason == "" {
+			continue
+		}
+		if n == 0 {
+			b.WriteString(head)
+		}
+		n++
+		fmt.Fprintf(b, "| start | | %s | %d | %s | %s |\n", s.Mode, s.Pair+1, s.Broker, strings.ReplaceAll(reason, "|", "\\|"))
 	}
 	if n == 0 {
 		b.WriteString("None.\n")

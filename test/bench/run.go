@@ -56,6 +56,9 @@ type startRun struct {
 	Restart     float64     `json:"restart"` // after a clean stop, to an acknowledged record
 	AfterKill   float64     `json:"afterKill"`
 	Calibration calibration `json:"calibration"`
+	OthersShare float64     `json:"othersShare"` // of the machine, from the first start to the last stop
+	StealShare  float64     `json:"stealShare"`
+	Invalid     []string    `json:"invalid,omitempty"`
 	Error       string      `json:"error,omitempty"`
 }
 
@@ -109,7 +112,7 @@ func (b *runner) startBrokers(ctx context.Context, matrix []scenario) error {
 			}
 		}
 	}
-	if b.moldauOnly {
+	if b.moldauOnly || len(matrix) == 0 {
 		return nil
 	}
 	var err error
@@ -288,7 +291,7 @@ func (b *runner) once(ctx context.Context, sc scenario, ph phase, br *broker, ra
 		return r, ctx.Err()
 	}
 	if r.RSSBytes, r.PeakBytes, _ = residentBytes(pid); err != nil { // a broker that has ended is seen at the next run
-		r.Error = err.Error()
+		r.Error = firstLine(err)
 		return r, nil
 	}
 	r.Result = result
@@ -304,11 +307,9 @@ func (r *run) judge(ph phase) {
 	r.OthersShare = max(0, c["work"]-c["broker"]-c["client"]-c["kernel"]) / whole
 	r.StealShare = c["steal"] / whole
 	r.ClientShare = c["client"] / whole
-	if r.OthersShare > mostOthers {
-		r.Invalid = append(r.Invalid, fmt.Sprintf("other processes used %.0f %% of the machine", 100*r.OthersShare))
-	}
-	if r.StealShare > mostSteal {
-		r.Invalid = append(r.Invalid, fmt.Sprintf("the host took %.0f %% of the machine", 100*r.StealShare))
+	r.Invalid = noise(r.OthersShare, r.StealShare)
+	if r.Result.Requests == 0 {
+		r.Invalid = append(r.Invalid, "nothing was done in the measured time")
 	}
 	if !r.Result.KeptRate {
 		r.Invalid = append(r.Invalid, "the rate was not kept")
@@ -322,6 +323,17 @@ func (r *run) judge(ph phase) {
 		}
 		r.ClientBound = ph.share == 0
 	}
+}
+
+// noise says what others did to the machine, if it is too much.
+func noise(others, steal float64) (reasons []string) {
+	if others > mostOthers {
+		reasons = append(reasons, fmt.Sprintf("other processes used %.0f %% of the machine", 100*others))
+	}
+	if steal > mostSteal {
+		reasons = append(reasons, fmt.Sprintf("the host took %.0f %% of the machine", 100*steal))
+	}
+	return reasons
 }
 
 // judgePair compares the calibrations of a pair.
@@ -372,20 +384,58 @@ func (b *runner) starts(ctx context.Context) error {
 			if pair%2 == 1 {
 				slices.Reverse(kinds)
 			}
+			first := len(b.report.Starts)
 			for _, kind := range kinds {
 				r := startRun{Broker: kind, Mode: m, Pair: pair}
-				if err := b.startOnce(ctx, &r); err != nil {
+				if err := b.startWatched(ctx, &r); err != nil {
 					if ctx.Err() != nil {
 						return ctx.Err()
 					}
-					r.Error = err.Error()
+					b.say("  %s: %v", kind, err)
+					r.Error = firstLine(err)
 				}
 				b.report.Starts = append(b.report.Starts, r)
-				b.say("  %-6s %-12s start %.3f s, first record %.3f s, again %.3f s, after kill -9 %.3f s %s", kind, m, r.Start, r.FirstRecord, r.Restart, r.AfterKill, r.Error)
+				b.say("  %-6s %-12s start %.3f s, first record %.3f s, again %.3f s, after kill -9 %.3f s %s", kind, m, r.Start, r.FirstRecord,
+					r.Restart, r.AfterKill, strings.Join(r.Invalid, "; "))
+			}
+			if s := b.report.Starts[first:]; len(s) == 2 && largestDifference(s[0].Calibration, s[1].Calibration) > mostDifference {
+				for i := range s {
+					s[i].Invalid = append(s[i].Invalid, "the machine's speed changed within the pair")
+				}
 			}
 		}
 	}
 	return nil
+}
+
+// firstLine is an error without what a log adds to it.
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+// startWatched is startOnce with an eye on what others do to the machine meanwhile.
+func (b *runner) startWatched(ctx context.Context, r *startRun) error {
+	ours := func() (u usage, own time.Duration, err error) {
+		if u, err = readUsage(); err == nil {
+			own, err = familyTime()
+		}
+		return u, own, err
+	}
+	began := time.Now()
+	before, ownBefore, err := ours()
+	if err != nil {
+		return err
+	}
+	if err := b.startOnce(ctx, r); err != nil {
+		return err
+	}
+	after, ownAfter, err := ours()
+	whole := time.Since(began).Seconds() * float64(runtime.NumCPU())
+	r.OthersShare = max(0, after.work-before.work-(after.kernelThreads-before.kernelThreads)-(ownAfter-ownBefore).Seconds()) / whole
+	r.StealShare = (after.steal - before.steal) / whole
+	r.Invalid = noise(r.OthersShare, r.StealShare)
+	return err
 }
 
 func (b *runner) startOnce(ctx context.Context, r *startRun) (err error) {
