@@ -216,7 +216,7 @@ func (o *Options) makeTemplate(c *conn, topic string, partition int32, b *batch)
 		return nil, err
 	}
 	if req.Version < 3 {
-		return nil, fmt.Errorf("Produce at %s: version %d has no record batches of format 2", c.address, req.Version)
+		return nil, tooOld(c, req)
 	}
 	frame := c.formatter.AppendRequest(nil, req, 0)
 	tags := 0

@@ -117,6 +117,11 @@ func (c *conn) prepare(req kmsg.Request) error {
 	return nil
 }
 
+// tooOld is the error for a broker that does not know record batches of format 2, which Kafka has since 0.11.
+func tooOld(c *conn, req kmsg.Request) error {
+	return fmt.Errorf("%s at %s: version %d has no record batches of format 2", kmsg.NameForKey(req.Key()), c.address, req.GetVersion())
+}
+
 // ask sends one request and waits for its response.
 func ask[T kmsg.Response](ctx context.Context, c *conn, req kmsg.Request) (T, error) {
 	var none T

@@ -106,7 +106,6 @@ type consuming struct {
 	meter    meter
 	fetchers []*fetcher
 	begin    beginning
-	lines    map[int32]*timeline // by partition, where the way from the producer is measured; else nil
 
 	t0       time.Time
 	from, to time.Duration // requests with a start in between are measured
@@ -135,7 +134,7 @@ type cursor struct {
 	offset          int64
 	first, end      int64 // of what was there at the beginning
 	named, atItsEnd bool
-	line            *timeline
+	line            *timeline // where the way from the producer is measured; else nil
 }
 
 // newConsuming connects the consumers. The partitions of a broker are dealt out over its connections.
@@ -280,7 +279,7 @@ func (f *fetcher) once(start time.Duration) error {
 		return err
 	}
 	if req.Version < 4 {
-		return fmt.Errorf("Fetch at %s: version %d has no record batches of format 2", c.address, req.Version)
+		return tooOld(c, req)
 	}
 	if err := c.SetDeadline(time.Now().Add(f.run.o.Timeout + f.run.o.MaxWait)); err != nil {
 		return c.failed(context.Background(), kmsg.Fetch.Int16(), err)
