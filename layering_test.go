@@ -35,6 +35,7 @@ internal/coordinator/shard:    internal/wire
 internal/coordinator/group:    internal/wire internal/coordinator/shard
 internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
+internal/coordinator:         internal/record internal/wire internal/metadata internal/coordinator/shard internal/partition
 internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/partition
 broker:                       *
 broker/brokertest:            *

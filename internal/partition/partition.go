@@ -268,21 +268,24 @@ type ackTarget struct {
 	epoch  int32
 }
 
-// ackWaiter is one append that waits.
+// ackWaiter is one append that waits. Its fields are guarded by Partition.mu.
 type ackWaiter struct {
 	target ackTarget
 	wake   chan struct{} // capacity 1
+	done   bool          // err is the outcome. It is settled when it happens, not when the waiter looks: by then
+	err    error         // another leader's records may stand at these offsets
 }
 
-// reachedLocked reports whether t is fulfilled or can no longer be.
+// reachedLocked reports whether t is fulfilled or can no longer be. What a high watermark of another leader
+// epoch covers may be other records.
 func (p *Partition) reachedLocked(t ackTarget, ends replica.Ends) (done bool, err error) {
 	switch {
+	case t.epoch != p.mu.state.LeaderEpoch() || !p.mu.state.Leads():
+		return true, fmt.Errorf("%s: the leader changed while the records waited: %w", p.Name(), ErrNotLeader)
 	case t.commit <= p.mu.state.HighWatermark() && t.flush <= ends.Flushed:
 		return true, nil
 	case p.mu.gone:
 		return true, fmt.Errorf("%s: %w", p.Name(), ErrUnknown)
-	case t.epoch != p.mu.state.LeaderEpoch() || !p.mu.state.Leads():
-		return true, fmt.Errorf("%s: the leader changed while the records waited: %w", p.Name(), ErrNotLeader)
 	}
 	return false, nil
 }
@@ -307,16 +310,18 @@ func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time)
 		return nil
 	}
 	w := &ackWaiter{target: a.ack, wake: make(chan struct{}, 1)}
-	p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
 	defer p.forget(w)
 	var timer *time.Timer
 	for {
 		ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
 		p.mu.Lock()
-		done, err := p.reachedLocked(a.ack, ends)
-		if !done && timer == nil {
+		if !w.done {
+			w.done, w.err = p.reachedLocked(a.ack, ends)
+		}
+		if !w.done && timer == nil {
 			p.mu.acks = append(p.mu.acks, w)
 		}
+		done, err := w.done, w.err
 		p.mu.Unlock()
 		if done {
 			return err
@@ -325,6 +330,7 @@ func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time)
 			return err
 		}
 		if timer == nil {
+			p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
 			timer = time.NewTimer(time.Until(deadline))
 			defer timer.Stop()
 			continue // what moved before the waiter was hung in must not be missed
@@ -356,7 +362,10 @@ func (p *Partition) forget(w *ackWaiter) {
 func (p *Partition) wakeAcksLocked(ends replica.Ends) {
 	failed := p.log.Err() != nil
 	for _, w := range p.mu.acks {
-		if done, _ := p.reachedLocked(w.target, ends); done || failed {
+		if !w.done {
+			w.done, w.err = p.reachedLocked(w.target, ends)
+		}
+		if w.done || failed {
 			select {
 			case w.wake <- struct{}{}:
 			default:
