@@ -75,6 +75,18 @@ var protections = []protection{
 		"case m.id != id: // protection: fencing of static members", "case false:", "./internal/coordinator/group", "TestStaticMembers$"},
 	{"sessions after loading", "internal/coordinator/group/shard.go",
 		"s.touch(c, m) // protection: sessions after loading", "_ = m", "./internal/coordinator/group", "TestLoadedMembers"},
+	{"an owner writes under its epoch only", "internal/partition/owner.go",
+		"if _, err := p.leads(max(epoch, 0)); err != nil { // protection: expected epoch", "if _, err := p.leads(-1); err != nil {", "./internal/partition", "TestOwner"},
+	{"an acknowledgement is of one leader epoch", "internal/partition/partition.go",
+		"case t.epoch != p.mu.state.LeaderEpoch() || !p.mu.state.Leads():", "case !p.mu.state.Leads():", "./internal/partition", "TestAcknowledgement"},
+	{"a coordinator's reply waits for the high watermark", "internal/coordinator/runner.go",
+		"if w.commit > 0 { // protection: reply waits for the high watermark", "if false {", "./internal/coordinator", "TestReplyWaits"},
+	{"a coordinator serves only what is committed", "internal/coordinator/load.go",
+		"if s.p.HighWatermark() >= end { // protection: loaded is committed", "if true {", "./internal/coordinator", "TestServesOnly"},
+	{"a coordinator waits until it is committed", "internal/coordinator/clock.go",
+		"if e.s.p.HighWatermark() >= e.end { // protection: settled", "if true {", "./internal/coordinator", "TestServesOnly"},
+	{"a coordinator's batch stands where it was expected", "internal/coordinator/runner.go",
+		"if at.BaseOffset != s.mu.end { // CR5", "if false {", "./internal/coordinator", "TestUnexpectedOffset"},
 }
 
 func TestProtections(t *testing.T) {
