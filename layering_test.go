@@ -36,7 +36,7 @@ internal/coordinator/group:    internal/wire internal/coordinator/shard
 internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
 internal/coordinator:         internal/record internal/wire internal/metadata internal/coordinator/shard internal/partition
-internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/partition
+internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/coordinator/shard internal/coordinator/group internal/partition internal/coordinator
 broker:                       *
 broker/brokertest:            *
 internal/bench:               internal/record

@@ -60,6 +60,7 @@ type Broker struct {
 	store      metastore.Store
 	cluster    *cluster.Cluster
 	partitions *partition.Manager
+	groups     *handler.Groups
 	net        *network.Server
 	service    lateService
 	http       *http.Server
@@ -112,13 +113,16 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 		return nil, err
 	}
 	b.partitions = partition.NewManager(partition.Options{Self: o.Config.NodeID(), Dir: b.dir, Config: o.Config, Log: o.Log})
-	changed := b.cluster.Changed()
-	b.partitions.Apply(b.cluster.Image())
+	if err := b.openGroups(); err != nil {
+		return nil, err
+	}
+	changed, im := b.cluster.Changed(), b.cluster.Image()
+	b.publish(nil, im)
 	b.reportStrays()
 	b.wg.Add(1)
-	go b.startPublisher(changed)
+	go b.startPublisher(changed, im)
 	b.service.table = handler.New(handler.Options{
-		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Config: o.Config, Log: o.Log,
+		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Groups: b.groups, Config: o.Config, Log: o.Log,
 	})
 	b.net.Serve()
 	if err := b.startHTTP(); err != nil {
@@ -287,13 +291,15 @@ func (b *Broker) endpoints() []metadata.Endpoint {
 }
 
 // startPublisher gives every new image to those who act on it.
-func (b *Broker) startPublisher(changed <-chan struct{}) {
+func (b *Broker) startPublisher(changed <-chan struct{}, last *metadata.Image) {
 	defer b.wg.Done()
 	for {
 		select {
 		case <-changed:
 			changed = b.cluster.Changed()
-			b.partitions.Apply(b.cluster.Image())
+			im := b.cluster.Image()
+			b.publish(last, im)
+			last = im
 		case <-b.stop:
 			return
 		}
@@ -383,6 +389,9 @@ func (b *Broker) teardown(ctx context.Context) error {
 	var errs []error
 	if b.http != nil {
 		errs = append(errs, b.http.Close())
+	}
+	if b.groups != nil {
+		b.groups.Close() // members that wait for a rebalance would hold up the drain
 	}
 	if b.net != nil {
 		if err := b.net.Close(ctx); err != nil && !errors.Is(err, ctx.Err()) {

@@ -631,9 +631,7 @@ func TestCloseEndsWaits(t *testing.T) {
 	}
 	n.rt.Tell(nil)
 	n.rt.Adopt(n.image(self, 9))
-	n.parts.Close()
-	_ = n.dir.Close()
-	n.dir = nil
+	n.rt.Close()
 }
 
 // TestManyClients runs with -race: events, epochs and timers at once; what was answered is there in the end.

@@ -54,6 +54,7 @@ type Runtime[C shard.Core] struct {
 		shards       map[int32]*runner[C]
 		count        int32 // partitions of the topic, 0 while it does not exist
 		closed       bool
+		adopted      chan struct{} // closed at the next Adopt
 	}
 	loads    loads[C]
 	clock    clock[C]
@@ -67,6 +68,7 @@ type Runtime[C shard.Core] struct {
 func New[C shard.Core](o Options[C]) *Runtime[C] {
 	r := &Runtime[C]{o: o, began: time.Now(), stop: make(chan struct{}), slept: make(chan struct{})}
 	r.mu.shards = map[int32]*runner[C]{}
+	r.mu.adopted = make(chan struct{})
 	r.clock.wake = make(chan struct{}, 1)
 	r.clock.mu.sleeps = math.MaxInt64
 	r.clock.watcher = partition.NewWatcher()
@@ -121,12 +123,38 @@ func (r *Runtime[C]) Adopt(im *metadata.Image) {
 			fresh = append(fresh, s)
 		}
 	}
+	adopted := r.mu.adopted
+	r.mu.adopted = make(chan struct{})
 	r.mu.Unlock()
+	defer close(adopted)
 	for _, s := range fresh {
 		if s.p.Err() == nil && s.p.LogStart() == s.p.LogEnd() {
 			r.load(s) // there is nothing to read
 		} else {
 			r.loads.add(r, s)
+		}
+	}
+}
+
+// awaitTime bounds Await.
+const awaitTime = time.Second
+
+// Await waits a moment for the shard of a key that the metadata says is this broker's: it may not have been
+// adopted yet.
+func (r *Runtime[C]) Await(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(ctx, awaitTime)
+	defer cancel()
+	for {
+		r.mu.RLock()
+		adopted := r.mu.adopted
+		r.mu.RUnlock()
+		if _, err := r.find(key); err == nil || errors.Is(err, ErrClosed) {
+			return
+		}
+		select {
+		case <-adopted:
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -252,12 +280,16 @@ func (r *Runtime[C]) states() (n [stateCount]int) {
 	return n
 }
 
-// Close ends every wait at a core with ErrClosed, refuses what comes afterwards, and waits for loads and ticks.
+// Close ends every wait at a core with ErrClosed, refuses what comes afterwards, and waits for loads and ticks. It may
+// be called again.
 func (r *Runtime[C]) Close() {
 	r.mu.Lock()
-	shards := r.mu.shards
+	shards, again := r.mu.shards, r.mu.closed
 	r.mu.shards, r.mu.closed = nil, true
 	r.mu.Unlock()
+	if again {
+		return
+	}
 	for _, s := range shards {
 		s.close(ErrClosed)
 	}

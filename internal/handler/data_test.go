@@ -25,7 +25,7 @@ func (b *broker) withTopic(t *testing.T, name string, partitions int32, configs 
 	if r[0].Code != wire.None {
 		t.Fatalf("create %s: %v %s", name, r[0].Code, r[0].Message)
 	}
-	b.o.Partitions.Apply(b.o.Cluster.Image())
+	b.publish()
 	return b.o.Cluster.Image().Topic(name).ID
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"moldau/internal/coordinator"
 	"moldau/internal/partition"
 	"moldau/internal/record"
 	"moldau/internal/storage"
@@ -16,6 +17,11 @@ var codes = []struct {
 	err  error
 	code wire.Code
 }{
+	// Before the errors that they wrap.
+	{coordinator.ErrNotCoordinator, wire.NotCoordinator},
+	{coordinator.ErrLoading, wire.CoordinatorLoadInProgress},
+	{coordinator.ErrClosed, wire.CoordinatorNotAvailable},
+
 	{partition.ErrUnknown, wire.UnknownTopicOrPartition},
 	{partition.ErrUnknownID, wire.UnknownTopicID},
 	{partition.ErrNotLeader, wire.NotLeaderOrFollower},
@@ -67,6 +73,21 @@ func codeOf(err error) wire.Code {
 		return wire.KafkaStorageError
 	}
 	return wire.UnknownServerError
+}
+
+// groupCode is the code of an error at a coordinator: those of its partition become ones that make a client
+// look for the coordinator again.
+func groupCode(err error) wire.Code {
+	switch code := codeOf(err); code {
+	case wire.UnknownTopicOrPartition, wire.NotEnoughReplicas, wire.RequestTimedOut:
+		return wire.CoordinatorNotAvailable
+	case wire.NotLeaderOrFollower, wire.KafkaStorageError:
+		return wire.NotCoordinator
+	case wire.MessageTooLarge, wire.RecordListTooLarge:
+		return wire.UnknownServerError
+	default:
+		return code
+	}
 }
 
 // apiError is an error of a request that a handler has found, or that another package has said the

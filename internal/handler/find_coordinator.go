@@ -2,34 +2,85 @@ package handler
 
 // FindCoordinator, key 10, versions 0 to 6 (KIP-699 batches from version 4, KIP-932).
 //
-// There are no coordinators yet. A transactional id is refused with an error that clients
-// do not retry (TRANSACTIONAL_ID_AUTHORIZATION_FAILED). A group gets COORDINATOR_NOT_AVAILABLE, which
-// they do retry: librdkafka looks for the coordinator also where partitions are assigned
-// and no offset is committed, and a fatal error would end such a consumer. The API is
-// served because librdkafka takes its absence for a broker that is older than LZ4.
+// The coordinator of a group is the leader of the partition of __consumer_offsets to which the group's id belongs. The topic is
+// created when somebody asks first; where Kafka then says COORDINATOR_NOT_AVAILABLE until it is there, this broker
+// waits for a moment.
+//
+// There are no transactions and no share groups yet. A transactional id is refused with an error that clients
+// do not retry (TRANSACTIONAL_ID_AUTHORIZATION_FAILED); share state is asked for by brokers only.
 
 import (
 	"context"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"moldau/internal/coordinator"
 	"moldau/internal/wire"
 )
 
 // Coordinator types.
-const transactionCoordinator = 1
+const (
+	groupCoordinator       = 0
+	transactionCoordinator = 1
+	shareCoordinator       = 2
+)
 
-func findCoordinator(_ context.Context, _ *requestContext, req *kmsg.FindCoordinatorRequest) kmsg.Response {
-	code, text := wire.CoordinatorNotAvailable, "consumer groups are not supported yet: assign partitions instead of subscribing"
-	if req.CoordinatorType == transactionCoordinator {
-		code, text = wire.TransactionalIDAuthorizationFailed, "transactions are not supported yet"
-	}
+// findSeveral is the version from which on several keys are asked for.
+const findSeveral = 4
+
+func findCoordinator(ctx context.Context, rc *requestContext, req *kmsg.FindCoordinatorRequest) kmsg.Response {
 	resp := kmsg.NewPtrFindCoordinatorResponse()
-	resp.ErrorCode, resp.ErrorMessage, resp.NodeID, resp.Port = int16(code), &text, -1, -1
+	if req.Version < findSeveral {
+		c := rc.coordinatorOf(ctx, req.CoordinatorType, req.CoordinatorKey)
+		resp.NodeID, resp.Host, resp.Port, resp.ErrorCode, resp.ErrorMessage = c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage
+		if *c.ErrorMessage == "" {
+			message := wire.Code(c.ErrorCode).Message()
+			resp.ErrorMessage = &message
+		}
+		return resp
+	}
 	for _, key := range req.CoordinatorKeys {
-		c := kmsg.NewFindCoordinatorResponseCoordinator()
-		c.Key, c.NodeID, c.Port, c.ErrorCode, c.ErrorMessage = key, -1, -1, int16(code), &text
-		resp.Coordinators = append(resp.Coordinators, c)
+		resp.Coordinators = append(resp.Coordinators, rc.coordinatorOf(ctx, req.CoordinatorType, key))
 	}
 	return resp
+}
+
+// coordinatorOf finds the coordinator of one key. Kafka gives no messages in new versions; here there is
+// one where the code does not say it.
+func (rc *requestContext) coordinatorOf(ctx context.Context, kind int8, key string) kmsg.FindCoordinatorResponseCoordinator {
+	c := kmsg.NewFindCoordinatorResponseCoordinator()
+	c.Key, c.NodeID, c.Port = key, -1, -1
+	fail := func(code wire.Code, message string) kmsg.FindCoordinatorResponseCoordinator {
+		c.ErrorCode, c.ErrorMessage = int16(code), &message
+		return c
+	}
+	switch {
+	case kind == transactionCoordinator:
+		return fail(wire.TransactionalIDAuthorizationFailed, "transactions are not supported yet")
+	case kind == shareCoordinator && rc.header.Version >= 6 && strings.Count(key, ":") >= 2:
+		return fail(wire.CoordinatorNotAvailable, "share groups are not supported yet")
+	case kind != groupCoordinator:
+		return fail(wire.InvalidRequest, "")
+	case !rc.allowed(key):
+		return fail(wire.GroupAuthorizationFailed, "")
+	}
+	t := rc.table.o.Cluster.Image().Topic(offsetsTopic)
+	if t == nil {
+		rc.table.autoCreate(ctx, rc.table.o.Cluster.Image(), []string{offsetsTopic})
+		if t = rc.table.o.Cluster.Image().Topic(offsetsTopic); t == nil {
+			return fail(wire.CoordinatorNotAvailable, "")
+		}
+	}
+	im := rc.table.o.Cluster.Image()
+	leader := im.Broker(t.Partitions[coordinator.PartitionOf(key, int32(len(t.Partitions)))].Leader)
+	if leader == nil || !rc.reachable(leader) {
+		return fail(wire.CoordinatorNotAvailable, "")
+	}
+	if leader.ID == rc.table.o.NodeID {
+		rc.table.o.Groups.Await(ctx, key)
+	}
+	c.NodeID, c.ErrorMessage = leader.ID, new(string)
+	c.Host, c.Port, _ = rc.endpoint(leader)
+	return c
 }

@@ -11,6 +11,7 @@ import (
 
 	"moldau/internal/cluster"
 	"moldau/internal/config"
+	"moldau/internal/coordinator"
 	"moldau/internal/metadata"
 	"moldau/internal/metastore"
 	"moldau/internal/network"
@@ -57,8 +58,23 @@ func newBroker(t testing.TB, sets ...string) *broker {
 	}
 	parts := partition.NewManager(partition.Options{Self: 1, Dir: dir, Config: c, Log: log})
 	t.Cleanup(parts.Close)
-	table := New(Options{NodeID: 1, Cluster: cl, Partitions: parts, Config: c, Log: log})
+	o, err := GroupOptions(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Self, o.Partitions, o.Log = 1, parts, log
+	groups := coordinator.New(o)
+	t.Cleanup(groups.Close)
+	table := New(Options{NodeID: 1, Cluster: cl, Partitions: parts, Groups: groups, Config: c, Log: log})
 	return &broker{table, new(network.Conn)}
+}
+
+// publish gives the newest image to those who act on it.
+func (b *broker) publish() {
+	im := b.o.Cluster.Image()
+	b.o.Groups.Retire(im)
+	b.o.Partitions.Apply(im)
+	b.o.Groups.Adopt(im)
 }
 
 const testCorrelationID = 77

@@ -19,8 +19,6 @@ const (
 	groupConfigs         = int8(metadata.GroupConfig)
 )
 
-const groupResource resourceType = 3
-
 // accessTo is where a type of configured resource is authorised; name is that of the resource, unless it
 // belongs to the cluster.
 func accessTo(kind int8, name string, op operation) (access, string) {

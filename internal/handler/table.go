@@ -38,6 +38,7 @@ type Options struct {
 	NodeID     int32
 	Cluster    *cluster.Cluster
 	Partitions *partition.Manager
+	Groups     *Groups
 	Config     *config.Broker // start configuration
 	Log        *slog.Logger
 }
@@ -75,7 +76,15 @@ func rows() []row {
 		{key: kmsg.Fetch, min: 4, max: 18, needs: access{topicResource, opRead}, start: startFetch},
 		{key: kmsg.ListOffsets, min: 1, max: 11, needs: access{topicResource, opDescribe}, start: answer(listOffsets)},
 		{key: kmsg.Metadata, min: 0, max: 13, needs: access{topicResource, opDescribe}, start: answer(metadataOf)},
-		{key: kmsg.FindCoordinator, min: 0, max: 6, start: answer(findCoordinator)},
+		{key: kmsg.OffsetCommit, min: 2, max: 10, needs: access{groupResource, opRead}, start: answer(offsetCommit)},
+		{key: kmsg.OffsetFetch, min: 1, max: 10, needs: access{groupResource, opDescribe}, start: answer(offsetFetch)},
+		{key: kmsg.FindCoordinator, min: 0, max: 6, needs: access{groupResource, opDescribe}, start: answer(findCoordinator)},
+		{key: kmsg.JoinGroup, min: 0, max: 9, needs: access{groupResource, opRead}, start: answer(joinGroup)},
+		{key: kmsg.Heartbeat, min: 0, max: 4, needs: access{groupResource, opRead}, start: answer(heartbeat)},
+		{key: kmsg.LeaveGroup, min: 0, max: 5, needs: access{groupResource, opRead}, start: answer(leaveGroup)},
+		{key: kmsg.SyncGroup, min: 0, max: 5, needs: access{groupResource, opRead}, start: answer(syncGroup)},
+		{key: kmsg.DescribeGroups, min: 0, max: 6, needs: access{groupResource, opDescribe}, start: answer(describeGroups)},
+		{key: kmsg.ListGroups, min: 0, max: 5, needs: access{clusterResource, opDescribe}, start: answer(listGroups)},
 		{key: kmsg.SASLHandshake, min: 0, max: 1, start: answer(saslHandshake)},
 		{key: kmsg.ApiVersions, min: 0, max: 4, start: startAPIVersions},
 		{key: kmsg.CreateTopics, min: 2, max: 7, needs: access{topicResource, opCreate}, start: answer(createTopics)},
@@ -86,8 +95,10 @@ func rows() []row {
 		{key: kmsg.AlterConfigs, min: 0, max: 2, needs: access{topicResource, opAlterConfigs}, start: answer(alterConfigs)},
 		{key: kmsg.SASLAuthenticate, min: 0, max: 2, start: answer(saslAuthenticate)},
 		{key: kmsg.CreatePartitions, min: 0, max: 3, needs: access{topicResource, opAlter}, start: answer(createPartitions)},
+		{key: kmsg.DeleteGroups, min: 0, max: 2, needs: access{groupResource, opDelete}, start: answer(deleteGroups)},
 		{key: kmsg.IncrementalAlterConfigs, min: 0, max: 1, needs: access{topicResource, opAlterConfigs}, start: answer(incrementalAlterConfigs)},
 		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
+		{key: kmsg.OffsetDelete, min: 0, max: 0, needs: access{groupResource, opDelete}, start: answer(offsetDelete)},
 		{key: kmsg.DescribeCluster, min: 0, max: 2, needs: access{clusterResource, opDescribe}, start: answer(describeCluster)},
 		{key: kmsg.DescribeTopicPartitions, min: 0, max: 0, needs: access{topicResource, opDescribe}, start: answer(describeTopicPartitions)},
 	}
@@ -173,6 +184,7 @@ type (
 
 const (
 	topicResource   resourceType = 2
+	groupResource   resourceType = 3
 	clusterResource resourceType = 4
 
 	opRead            operation = 3

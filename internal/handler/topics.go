@@ -25,6 +25,8 @@ const opClusterAction operation = 9
 var (
 	topicOperations = []operation{opRead, opWrite, opCreate, opDelete, opAlter, opDescribe, opDescribeConfigs, opAlterConfigs}
 
+	groupOperations = []operation{opRead, opDelete, opDescribe, opDescribeConfigs, opAlterConfigs}
+
 	clusterOperations = []operation{opCreate, opAlter, opDescribe, opClusterAction, opDescribeConfigs, opAlterConfigs, opIdempotentWrite}
 )
 
