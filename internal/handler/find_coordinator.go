@@ -34,9 +34,10 @@ func findCoordinator(ctx context.Context, rc *requestContext, req *kmsg.FindCoor
 	if req.Version < findSeveral {
 		c := rc.coordinatorOf(ctx, req.CoordinatorType, req.CoordinatorKey)
 		resp.NodeID, resp.Host, resp.Port, resp.ErrorCode, resp.ErrorMessage = c.NodeID, c.Host, c.Port, c.ErrorCode, c.ErrorMessage
-		if *c.ErrorMessage == "" {
-			message := wire.Code(c.ErrorCode).Message()
-			resp.ErrorMessage = &message
+		if code := wire.Code(c.ErrorCode); code == wire.None {
+			resp.ErrorMessage = text(code.String()) // as Kafka
+		} else if *c.ErrorMessage == "" {
+			resp.ErrorMessage = text(code.Message())
 		}
 		return resp
 	}

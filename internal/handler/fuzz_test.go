@@ -3,12 +3,15 @@ package handler
 import (
 	"context"
 	"encoding/binary"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"moldau/internal/controller"
+	"moldau/internal/wire"
 )
 
 // FuzzRequests sends any bytes as the body of any API in any version: nothing panics, what is started is
@@ -24,7 +27,20 @@ func FuzzRequests(f *testing.F) {
 			f.Add(r.key.Int16(), v, []byte{0xff, 0xff, 0xff, 0xff, 0x7f, 0, 0, 0})
 		}
 	}
-	b := newBroker(f)
+	b := newBroker(f, "group.initial.rebalance.delay.ms=0")
+	b.withGroups(f)
+	var adding sync.Mutex // two members join at once
+	groups := groupScript{t: f, send: func(_ int, frame []byte) []byte {
+		h, body, err := wire.ParseRequestHeader(frame)
+		if err != nil {
+			panic(err)
+		}
+		adding.Lock()
+		f.Add(h.Key, h.Version, slices.Clone(body))
+		adding.Unlock()
+		return b.exchange(f, frame)
+	}}
+	groups.run()
 	f.Fuzz(func(t *testing.T, key, version int16, body []byte) {
 		forgetTopics(t, b)
 		frame := binary.BigEndian.AppendUint16(nil, uint16(key))

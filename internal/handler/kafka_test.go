@@ -157,7 +157,7 @@ func sortKey(v any) string {
 	if !ok {
 		return ""
 	}
-	for _, k := range []string{"Topic", "ResourceName", "Name"} {
+	for _, k := range []string{"Topic", "ResourceName", "Name", "MemberID", "Group"} {
 		if s, ok := m[k].(string); ok {
 			return s
 		}
@@ -207,7 +207,7 @@ func TestAnswersAreKafkas(t *testing.T) {
 	}
 }
 
-func encodeLine(t *testing.T, l answerLine) string {
+func encodeLine(t testing.TB, l answerLine) string {
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false)
