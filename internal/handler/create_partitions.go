@@ -3,6 +3,8 @@
 //   - The count is the new total; one that is not more than there are is INVALID_PARTITIONS.
 //   - An assignment names the brokers of each partition that is added; null lets the controller choose.
 //   - Every topic has a result. One that is given twice has one, INVALID_REQUEST.
+//   - The internal topics keep their count: a key belongs to a partition by it, so what was committed would not be found
+//     again. Kafka lets them grow, and then loses the offsets.
 
 package handler
 
@@ -32,6 +34,10 @@ func createPartitions(ctx context.Context, rc *requestContext, req *kmsg.CreateP
 	for _, t := range asked {
 		if !rc.allowed(t.Topic) {
 			add(t.Topic, wire.TopicAuthorizationFailed, "")
+			continue
+		}
+		if isInternal(t.Topic) && rc.table.o.Cluster.Image().Topic(t.Topic) != nil {
+			add(t.Topic, wire.InvalidRequest, "The number of partitions of an internal topic is fixed when it is created.")
 			continue
 		}
 		topics = append(topics, controller.NewPartitions{Name: t.Topic, Count: t.Count, Assignments: brokersOf(t.Assignment)})

@@ -334,6 +334,20 @@ func TestFindCoordinatorMakesTheTopic(t *testing.T) {
 	}
 }
 
+// TestTheOffsetsTopicDoesNotGrow: with more partitions, groups would look for their offsets elsewhere.
+func TestTheOffsetsTopicDoesNotGrow(t *testing.T) {
+	b := newBroker(t)
+	b.withGroups(t)
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	req.TimeoutMillis = 10_000
+	req.Topics = []kmsg.CreatePartitionsRequestTopic{{Topic: offsetsTopic, Count: 60}}
+	for v := range int16(4) {
+		if resp := ask[*kmsg.CreatePartitionsResponse](t, b, req, v); wire.Code(resp.Topics[0].ErrorCode) != wire.InvalidRequest {
+			t.Errorf("v%d: %+v", v, resp.Topics[0])
+		}
+	}
+}
+
 // TestWithoutACoordinator: every API says where to look, in its own way.
 func TestWithoutACoordinator(t *testing.T) {
 	b := newBroker(t)
@@ -387,6 +401,40 @@ func TestAddressesAreThoseOfJava(t *testing.T) {
 		"fe80::a00:27ff:fe4e:66a1%eth0": "/fe80:0:0:0:a00:27ff:fe4e:66a1"} {
 		if got := javaAddress(netip.MustParseAddr(in)); got != want {
 			t.Errorf("%s is %s, expected %s", in, got, want)
+		}
+	}
+}
+
+// BenchmarkOffsetCommit is a commit of one offset, from the frame to the response, where an acknowledged record
+// is one on the disk; the disk is in memory.
+func BenchmarkOffsetCommit(b *testing.B) {
+	br := newBroker(b, "log.flush.interval.messages=1")
+	br.withGroups(b)
+	br.autoCreate(b.Context(), br.o.Cluster.Image(), []string{"t"})
+	br.publish()
+	req := commitRequest("g", "", -1, "t", br.o.Cluster.Image().Topic("t").ID, 5)
+	req.Version = 9
+	frame := frameOf(req)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := br.serve(b.Context(), frame); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkHeartbeat is a heartbeat of a member, from the frame to the response.
+func BenchmarkHeartbeat(b *testing.B) {
+	br := newBroker(b, "group.initial.rebalance.delay.ms=0")
+	br.withGroups(b)
+	joined := ask[*kmsg.JoinGroupResponse](b, br, joinRequest("g", "", "range"), 3)
+	req := beating("g", joined.MemberID, joined.Generation)
+	req.Version = 4
+	frame := frameOf(req)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := br.serve(b.Context(), frame); err != nil {
+			b.Fatal(err)
 		}
 	}
 }
