@@ -18,7 +18,14 @@ type loads[C shard.Core] struct {
 		queue      []*runner[C]
 		running    int
 		closed     bool
+		done       loaded // since the workers were started
 	}
+}
+
+// loaded sums up what was loaded, for one log line: there may be many shards.
+type loaded struct {
+	began           time.Time
+	shards, records int
 }
 
 // maxLoaders bounds the shards that are loaded at once: the work is reading, decoding and folding.
@@ -32,6 +39,9 @@ func (l *loads[C]) add(r *Runtime[C], s *runner[C]) {
 	}
 	l.mu.queue = append(l.mu.queue, s)
 	if l.mu.running < maxLoaders() {
+		if l.mu.running == 0 {
+			l.mu.done = loaded{began: time.Now()}
+		}
 		l.mu.running++
 		r.tasks.Go(func() { l.startWork(r) })
 	}
@@ -39,22 +49,37 @@ func (l *loads[C]) add(r *Runtime[C], s *runner[C]) {
 
 func (l *loads[C]) startWork(r *Runtime[C]) {
 	for {
-		s := l.next()
+		s, sum := l.next()
 		if s == nil {
+			if sum.shards > 0 {
+				r.o.Log.Info("coordinator loaded", "topic", r.o.Topic, "shards", sum.shards, "records", sum.records,
+					"ms", time.Since(sum.began).Milliseconds())
+			}
 			return
 		}
 		r.load(s)
 	}
 }
 
+// count notes a shard that was loaded.
+func (l *loads[C]) count(records int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mu.done.shards++
+	l.mu.done.records += records
+}
+
 // next takes the shard that is to be loaded first: one that a client has asked for, else the smallest, so that
-// most groups are served soonest.
-func (l *loads[C]) next() *runner[C] {
+// most groups are served soonest. The last worker to find nothing gets the sum of what they have done.
+func (l *loads[C]) next() (s *runner[C], sum loaded) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.mu.queue) == 0 || l.mu.closed {
 		l.mu.running--
-		return nil
+		if l.mu.running == 0 {
+			sum = l.mu.done
+		}
+		return nil, sum
 	}
 	best := 0
 	for i, s := range l.mu.queue {
@@ -67,12 +92,12 @@ func (l *loads[C]) next() *runner[C] {
 			best = i
 		}
 	}
-	s := l.mu.queue[best]
+	s = l.mu.queue[best]
 	last := len(l.mu.queue) - 1
 	l.mu.queue[best] = l.mu.queue[last]
 	l.mu.queue[last] = nil
 	l.mu.queue = l.mu.queue[:last]
-	return s
+	return s, loaded{}
 }
 
 func (l *loads[C]) close() {
@@ -120,7 +145,7 @@ func (r *Runtime[C]) load(s *runner[C]) {
 	}
 	if records > 0 {
 		r.metrics.loads.Observe(took.Seconds())
-		r.o.Log.Info("coordinator shard loaded", "partition", s.p.Name(), "leaderEpoch", s.epoch, "records", records, "ms", took.Milliseconds())
+		r.loads.count(records)
 	}
 	s.mu.core, s.mu.end = core, end
 	s.state.Store(stateSettling)

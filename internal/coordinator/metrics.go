@@ -14,7 +14,7 @@ type metrics struct {
 }
 
 // newMetrics registers with reg, which may be nil.
-func newMetrics(reg prometheus.Registerer, states func() [stateCount]int) *metrics {
+func newMetrics(topic string, reg prometheus.Registerer, states func() [stateCount]int) *metrics {
 	m := &metrics{
 		events: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "moldau_coordinator_event_seconds",
 			Help: "Time of an event at a shard, from waiting for the shard to the end of its append.", Buckets: prometheus.ExponentialBuckets(16e-6, 4, 10)}),
@@ -30,6 +30,7 @@ func newMetrics(reg prometheus.Registerer, states func() [stateCount]int) *metri
 		stateDesc: prometheus.NewDesc("moldau_coordinator_shards", "Shards of this broker by state.", []string{"state"}, nil),
 	}
 	if reg != nil {
+		reg = prometheus.WrapRegistererWith(prometheus.Labels{"topic": topic}, reg)
 		reg.MustRegister(m.events, m.loads, m.records, m.failedLoads, m.failedAppends, m)
 	}
 	return m

@@ -72,7 +72,7 @@ func New[C shard.Core](o Options[C]) *Runtime[C] {
 	r.clock.wake = make(chan struct{}, 1)
 	r.clock.mu.sleeps = math.MaxInt64
 	r.clock.watcher = partition.NewWatcher()
-	r.metrics = newMetrics(o.Registerer, r.states)
+	r.metrics = newMetrics(o.Topic, o.Registerer, r.states)
 	go r.startClock()
 	return r
 }
@@ -200,16 +200,31 @@ type Event[C shard.Core] func(core C, now shard.Time, t shard.Ticket) shard.Effe
 // Bounds are those of ctx and of the core, then CommitTimeout. An error says nothing about whether the event
 // took place.
 func (r *Runtime[C]) Do(ctx context.Context, key string, event Event[C]) (any, error) {
+	p, err := r.Start(key, event)
+	if err != nil {
+		return nil, err
+	}
+	return p.Wait(ctx)
+}
+
+// Pending is an event that has taken place and whose reply is to come. Wait must be called once.
+type Pending[C shard.Core] struct {
+	s *runner[C]
+	w *waiter
+}
+
+// Start is the first part of Do: it waits for nobody but the events before it.
+func (r *Runtime[C]) Start(key string, event Event[C]) (Pending[C], error) {
 	s, err := r.find(key)
 	if err != nil {
-		return nil, err
+		return Pending[C]{}, err
 	}
 	w, err := s.do(event)
-	if err != nil {
-		return nil, err
-	}
-	return s.wait(ctx, w)
+	return Pending[C]{s, w}, err
 }
+
+// Wait is the second part of Do.
+func (p Pending[C]) Wait(ctx context.Context) (any, error) { return p.s.wait(ctx, p.w) }
 
 // DoAll runs an event at every shard of this broker and returns the replies. A shard that cannot
 // answer gives an error beside them; one that has just left is left out.

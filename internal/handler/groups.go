@@ -50,7 +50,12 @@ const keptBufferBytes = 1 << 20
 // atGroup runs an event at the coordinator of a group and returns its answer, or the code
 // why there is none.
 func atGroup[R any](ctx context.Context, rc *requestContext, id string, event coordinator.Event[*group.Shard]) (R, wire.Code) {
-	got, err := rc.table.o.Groups.Do(ctx, id, event)
+	var got any
+	pending, err := rc.table.o.Groups.Start(id, event)
+	rc.local = time.Now()
+	if err == nil {
+		got, err = pending.Wait(ctx)
+	}
 	if err != nil {
 		if !errors.Is(err, coordinator.ErrNotCoordinator) && !errors.Is(err, coordinator.ErrLoading) && !errors.Is(err, coordinator.ErrClosed) && ctx.Err() == nil {
 			rc.table.refused.log(rc, "a group was not served", err)

@@ -171,6 +171,7 @@ type requestContext struct {
 	host      netip.AddrPort
 	row       *row
 	table     *Table
+	local     time.Time // when local work ended, where the handler then waited for others
 }
 
 // anonymous is the principal of a connection without authentication.
@@ -245,11 +246,15 @@ func (c *simpleCall[Req]) Ready() bool { return false }
 
 func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
 	resp := c.serve(ctx, c.rc, c.req)
+	ready := time.Now()
+	if c.rc.local.IsZero() {
+		c.rc.local = ready
+	}
 	resp.SetVersion(c.rc.header.Version)
 	return network.Reply{
 		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, resp)}},
 		Throttle:  c.rc.throttle(),
-		LocalDone: time.Now(),
+		LocalDone: c.rc.local, Ready: ready,
 	}
 }
 
