@@ -16,12 +16,7 @@ import (
 
 func deleteGroups(ctx context.Context, rc *requestContext, req *kmsg.DeleteGroupsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDeleteGroupsResponse()
-	seen := make(map[string]bool, len(req.Groups))
-	for _, id := range req.Groups {
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
+	for _, id := range distinct(req.Groups) {
 		code := wire.GroupAuthorizationFailed
 		var g *kmsg.DeleteGroupsResponseGroup
 		if rc.allowed(id) {

@@ -2,7 +2,8 @@ package handler
 
 // DescribeGroups, key 15, versions 0 to 6 (KIP-345, KIP-430, KIP-1043).
 //
-// A group that is not known is Dead, from version 6 on GROUP_ID_NOT_FOUND with a message.
+// A group that is not known is Dead, from version 6 on GROUP_ID_NOT_FOUND with a message. Each group is described once, however
+// often it is named: an answer is much larger than a name.
 
 import (
 	"context"
@@ -16,7 +17,7 @@ import (
 
 func describeGroups(ctx context.Context, rc *requestContext, req *kmsg.DescribeGroupsRequest) kmsg.Response {
 	resp := kmsg.NewPtrDescribeGroupsResponse()
-	for _, id := range req.Groups {
+	for _, id := range distinct(req.Groups) {
 		code := wire.GroupAuthorizationFailed
 		var g *kmsg.DescribeGroupsResponseGroup
 		if rc.allowed(id) {

@@ -41,7 +41,7 @@ func findCoordinator(ctx context.Context, rc *requestContext, req *kmsg.FindCoor
 		}
 		return resp
 	}
-	for _, key := range req.CoordinatorKeys {
+	for _, key := range distinct(req.CoordinatorKeys) {
 		resp.Coordinators = append(resp.Coordinators, rc.coordinatorOf(ctx, req.CoordinatorType, key))
 	}
 	return resp

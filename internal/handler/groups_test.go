@@ -396,6 +396,21 @@ func TestAParkedJoinEndsWithItsConnection(t *testing.T) {
 	}
 }
 
+// TestManyNamesOfOneGroup: an answer is much larger than a name, so it is given once.
+func TestManyNamesOfOneGroup(t *testing.T) {
+	b := newBroker(t)
+	b.withGroups(t)
+	names := append(make([]string, 1000), "g", "h", "g")
+	if got := ask[*kmsg.DescribeGroupsResponse](t, b, describing(names...), 6).Groups; len(got) != 3 || got[0].Group != "" || got[1].Group != "g" || got[2].Group != "h" {
+		t.Errorf("%d groups", len(got))
+	}
+	find := kmsg.NewPtrFindCoordinatorRequest()
+	find.CoordinatorKeys = append(make([]string, 1000), "g", "h", "g")
+	if got := ask[*kmsg.FindCoordinatorResponse](t, b, find, 6).Coordinators; len(got) != 3 {
+		t.Errorf("%d coordinators", len(got))
+	}
+}
+
 func TestAddressesAreThoseOfJava(t *testing.T) {
 	for in, want := range map[string]string{"127.0.0.1": "/127.0.0.1", "::ffff:10.0.0.7": "/10.0.0.7", "::1": "/0:0:0:0:0:0:0:1",
 		"fe80::a00:27ff:fe4e:66a1%eth0": "/fe80:0:0:0:a00:27ff:fe4e:66a1"} {

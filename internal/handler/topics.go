@@ -136,6 +136,19 @@ func text(message string) *string {
 	return &message
 }
 
+// distinct returns the names in their order, each once, in the place of names.
+func distinct(names []string) []string {
+	seen := make(map[string]struct{})
+	once := names[:0]
+	for _, n := range names {
+		if _, again := seen[n]; !again {
+			seen[n] = struct{}{}
+			once = append(once, n)
+		}
+	}
+	return once
+}
+
 // split sorts items out whose key occurs more often than once: of these it returns the first.
 func split[T any, K comparable](items []T, key func(*T) K) (once, twice []T) {
 	count := make(map[K]int, len(items))
