@@ -56,7 +56,7 @@ func TestGroupTools(t *testing.T) {
 	wantOutput(t, "delete offsets", out, `lines +1 +Successful`)
 	out = tool(t, b, "consumer-groups", "--delete", "--group", "by-console")
 	wantOutput(t, "delete", out, `Deletion of requested consumer groups \('by-console'\) was successful`)
-	wantOutput(t, "list", tool(t, b, "consumer-groups", "--list", "--state"), `(?s)^GROUP +STATE *\nby-kcat +Empty *$`)
+	wantOutput(t, "list", tool(t, b, "consumer-groups", "--list", "--state"), `(?s)^GROUP +STATE *\nby-kcat +Empty\s*$`)
 
 	logs, err := filepath.Glob(filepath.Join(b.logDir(), "__consumer_offsets-*", "*.log"))
 	must(t, err)
