@@ -32,8 +32,9 @@ type App struct {
 	Env            func(name string) string // "" when unset
 	Now            func() time.Time
 
-	// StdinIsTerminal and StderrIsTerminal decide about questions and progress lines.
-	StdinIsTerminal, StderrIsTerminal bool
+	// StdinIsTerminal and StderrIsTerminal decide about questions and progress lines,
+	// StdoutIsTerminal about pictures that replace one another.
+	StdinIsTerminal, StdoutIsTerminal, StderrIsTerminal bool
 
 	// OutputGone says that nobody can read Stdout any more, for a command that waits
 	// with nothing to write. Optional.
@@ -58,7 +59,7 @@ func System() App {
 	return App{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		Env: os.Getenv, Now: time.Now,
-		StdinIsTerminal: isTerminal(os.Stdin), StderrIsTerminal: isTerminal(os.Stderr),
+		StdinIsTerminal: isTerminal(os.Stdin), StdoutIsTerminal: isTerminal(os.Stdout), StderrIsTerminal: isTerminal(os.Stderr),
 		OutputGone: func() bool { return readerGone(os.Stdout) },
 		Signals:    signals, Exit: os.Exit,
 	}
@@ -169,7 +170,7 @@ func newRoot(app *App) *cobra.Command {
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newLog(c), newBench(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newLog(c), newBench(c))
 	return root
 }
 

@@ -80,17 +80,48 @@ func (c *command) connect(ctx context.Context, opts ...kgo.Opt) (*client, error)
 	if err != nil {
 		return nil, err
 	}
-	ping, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	if err := cl.Ping(ping); err != nil {
+	if err := c.ping(ctx, cl); err != nil {
 		cl.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &failure{cause: "no broker answers", value: join(cl.seeds, networkReason(err)),
-			help: "name one with --bootstrap-server, or start one with moldau server", err: err}
+		return nil, err
 	}
 	return cl, nil
+}
+
+// pingPatience is how long a broker may be silent before the addresses are probed.
+const pingPatience = 2 * time.Second
+
+// ping waits for the first answer. What is no broker at all is found out long before the timeout.
+func (c *command) ping(ctx context.Context, cl *client) error {
+	pinging, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- cl.Ping(pinging) }()
+	patience := time.NewTimer(pingPatience)
+	defer patience.Stop()
+	var err error
+	select {
+	case err = <-done:
+	case <-patience.C:
+		if err := noBroker(ctx, c.seeds(), context.DeadlineExceeded); !mayAnswerYet(err) {
+			cancel()
+			<-done
+			return err
+		}
+		err = <-done
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return noBroker(ctx, c.seeds(), err)
+}
+
+// mayAnswerYet tells whether a broker that is slow or starting is worth the wait.
+func mayAnswerYet(err error) bool {
+	var f *failure
+	return !errors.As(err, &f) || f.err != nil
 }
 
 func (c *command) newClient(opts ...kgo.Opt) (*client, error) {
@@ -163,7 +194,11 @@ func (cl *client) topics(ctx context.Context, names ...string) ([]kadm.TopicDeta
 	}
 	sorted := details.Sorted()
 	for _, t := range sorted {
-		if t.Err != nil && len(names) > 0 {
+		switch {
+		case t.Err == nil || len(names) == 0:
+		case errors.Is(t.Err, kerr.UnknownTopicOrPartition):
+			return nil, cl.missingTopic(ctx, t.Topic)
+		default:
 			return nil, explain(t.Err, "", t.Topic)
 		}
 	}
@@ -206,6 +241,23 @@ func deref(s *string) string {
 
 // completeTopics completes topic names from the broker, quickly or not at all.
 func (c *command) completeTopics(limit int) cobra.CompletionFunc {
+	return c.completeFromBroker(limit, func(ctx context.Context, cl *client) []string {
+		details, err := cl.topics(ctx)
+		if err != nil {
+			return nil
+		}
+		var names []string
+		for _, t := range details {
+			if !t.IsInternal {
+				names = append(names, t.Topic)
+			}
+		}
+		return names
+	})
+}
+
+// completeFromBroker completes up to limit arguments (0: any number) from what a broker says within a second.
+func (c *command) completeFromBroker(limit int, list func(context.Context, *client) []string) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
 		if limit > 0 && len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
@@ -219,17 +271,20 @@ func (c *command) completeTopics(limit int) cobra.CompletionFunc {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer cl.Close()
-		details, err := cl.topics(ctx)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		var names []string
-		for _, t := range details {
-			if strings.HasPrefix(t.Topic, prefix) && !t.IsInternal && !slices.Contains(args, t.Topic) {
-				names = append(names, t.Topic)
-			}
-		}
+		names := slices.DeleteFunc(list(ctx, cl), func(name string) bool {
+			return !strings.HasPrefix(name, prefix) || slices.Contains(args, name)
+		})
 		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// completeFlagFrom completes a flag of cmd as complete does for arguments.
+func completeFlagFrom(cmd *cobra.Command, flag string, complete cobra.CompletionFunc) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, prefix string) ([]string, cobra.ShellCompDirective) {
+		return complete(cmd, nil, prefix)
+	})
+	if err != nil {
+		panic("BUG: " + err.Error())
 	}
 }
 

@@ -25,7 +25,7 @@ type consumeOptions struct {
 	num                  int64
 	exitAtEnd, progress  bool
 	format, keySeparator string
-	isolation            string
+	isolation, group     string
 }
 
 // idleProbe is how long a consumer that is to end waits for records before it asks
@@ -40,13 +40,16 @@ func newConsume(c *command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "consume TOPIC...", Short: "Print records of topics",
 		Long: "Print records of topics, and then wait for more until Ctrl-C.\n\n" +
-			"No consumer group is involved and no offset is committed. The partitions are those that\n" +
-			"exist at the start; order holds within each.\n\nPositions for --offset:\n" + positionHelp + "\n\n" +
+			"Without --group no offset is committed, and the partitions are those that exist at the start.\n" +
+			"With it the command is a member of that consumer group: it shares the partitions with the\n" +
+			"others, goes on where the group has committed, and commits what it has printed.\n" +
+			"Order holds within each partition.\n\nPositions for --offset:\n" + positionHelp + "\n\n" +
 			"Letters for --format:\n" + formatHelp + "\n\n" +
 			"With -o json every record is one line of JSON, which produce --json reads.",
 		Example: "  moldau consume orders\n  moldau consume orders --offset -10 --exit-at-end\n" +
 			"  moldau consume orders --offset @-1h: -e --format '%p %o %k: %v\\n'\n" +
-			"  moldau consume orders --partition 0 --offset 100:200 -o json",
+			"  moldau consume orders --partition 0 --offset 100:200 -o json\n" +
+			"  moldau consume orders --group billing",
 		Args:              atLeast(1, "one or more topics"),
 		ValidArgsFunction: c.completeTopics(0),
 		RunE:              func(cmd *cobra.Command, args []string) error { return c.consume(cmd, args, o) },
@@ -58,10 +61,12 @@ func newConsume(c *command) *cobra.Command {
 	f.BoolVarP(&o.exitAtEnd, "exit-at-end", "e", false, "exit at the end as it was when the command started")
 	f.StringVarP(&o.format, "format", "f", `%v\n`, "how a record is printed, see above")
 	f.StringVarP(&o.keySeparator, "key-separator", "K", "", "print key, this `TEXT`, value; short for --format '%kTEXT%v\\n'")
+	f.StringVarP(&o.group, "group", "g", "", "be a member of this consumer `GROUP`")
 	f.StringVar(&o.isolation, "isolation", "read_uncommitted", "`LEVEL`: read_committed leaves out open and aborted transactions")
 	f.BoolVar(&o.progress, "progress", false, "show progress on standard error")
 	completeWith(cmd, "isolation", "read_committed", "read_uncommitted")
 	completeWith(cmd, "offset", "start", "end", "-10", "@-1h", ":end")
+	completeFlagFrom(cmd, "group", c.completeGroups(0))
 	return cmd
 }
 
@@ -80,10 +85,30 @@ func (c *command) consume(cmd *cobra.Command, topics []string, o *consumeOptions
 	if cmd.Flags().Changed("num") && o.num < 1 {
 		return usagef("--num %d: at least 1", o.num)
 	}
+	if cmd.Flags().Changed("group") {
+		if err := o.checkGroupFlags(); err != nil {
+			return err
+		}
+	}
 	slices.Sort(topics)
 	topics = slices.Compact(topics)
 
 	ctx := cmd.Context()
+	if o.group != "" {
+		progress := &progress{began: time.Now()}
+		if o.progress {
+			progress.w = c.Stderr
+		}
+		if c.StderrIsTerminal && !o.exitAtEnd {
+			c.note("%s", groupNote(o))
+		}
+		err := c.consumeGroup(ctx, topics, o, write, progress)
+		progress.clear()
+		if o.progress {
+			c.note("%s read", progress.text())
+		}
+		return err
+	}
 	reader, err := c.newReader(ctx, topics, span, o)
 	if err != nil {
 		return err
@@ -255,32 +280,34 @@ func (cl *client) marks(ctx context.Context, topics []string, s span, committed 
 	return m, err
 }
 
-// cursor places the span in one partition.
-func (m marks) cursor(topic string, partition int32, s span, exitAtEnd bool) (*cursor, error) {
+// bounds gathers the marks of one partition.
+func (m marks) bounds(topic string, partition int32) (b bounds, err error) {
 	where := fmt.Sprintf("%s partition %d", topic, partition)
-	at := func(listed kadm.ListedOffsets) (int64, error) {
-		if listed == nil {
-			return 0, nil
+	at := func(listed kadm.ListedOffsets) int64 {
+		if listed == nil || err != nil {
+			return 0
 		}
 		o, ok := listed.Lookup(topic, partition)
 		if !ok {
-			return 0, &failure{cause: "the broker left the answer out", value: where}
+			err = &failure{cause: "the broker left the answer out", value: where}
+			return 0
 		}
-		return o.Offset, explain(o.Err, "", where)
+		err = explain(o.Err, "", where)
+		return o.Offset
 	}
-	var b bounds
-	var errs [4]error
-	b.start, errs[0] = at(m.starts)
-	b.end, errs[1] = at(m.ends)
-	b.fromMs, errs[2] = at(m.froms)
-	b.untilMs, errs[3] = at(m.untils)
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
+	b = bounds{start: at(m.starts), end: at(m.ends), fromMs: at(m.froms), untilMs: at(m.untils)}
+	return b, err
+}
+
+// cursor places the span in one partition.
+func (m marks) cursor(topic string, partition int32, s span, exitAtEnd bool) (*cursor, error) {
+	b, err := m.bounds(topic, partition)
+	if err != nil {
+		return nil, err
 	}
 	from, stop, err := s.resolve(b)
 	if err != nil {
+		where := fmt.Sprintf("%s partition %d", topic, partition)
 		return nil, &failure{cause: err.Error(), value: where, help: "moldau topic describe " + topic}
 	}
 	if exitAtEnd && (stop < 0 || stop > b.end) {

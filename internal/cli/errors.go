@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -49,6 +50,21 @@ func unknownTopic(topic string) error {
 	return &failure{cause: "topic does not exist", value: topic, help: "moldau topic create " + topic, err: kerr.UnknownTopicOrPartition}
 }
 
+// missingTopic is unknownTopic with the topic of a cluster that may be meant.
+func (cl *client) missingTopic(ctx context.Context, topic string) error {
+	f := &failure{cause: "topic does not exist", value: topic, help: "moldau topic create " + topic, err: kerr.UnknownTopicOrPartition}
+	details, err := ask(ctx, cl, "", func(ctx context.Context) (kadm.TopicDetails, error) {
+		return cl.adm.ListTopicsWithInternal(ctx)
+	})
+	if err != nil {
+		return f
+	}
+	if guess := nearest(topic, details.Names()); guess != "" {
+		f.help = "did you mean " + guess + "?"
+	}
+	return f
+}
+
 // explain puts a broker's or the network's answer about value into words. message
 // is the broker's own explanation and may be empty.
 func explain(err error, message, value string) error {
@@ -82,6 +98,14 @@ func explain(err error, message, value string) error {
 		f.help = "moldau topic describe " + value
 	case kerr.InvalidConfig:
 		f.help = "moldau config describe --all shows the settings there are"
+	case kerr.NonEmptyGroup:
+		f.cause, f.value, f.help = "the group has active members", value, "stop its consumers first; moldau group describe "+value+" shows them"
+	case kerr.GroupSubscribedToTopic:
+		f.cause, f.value, f.help = "a member of the group reads the topic", value, "stop its consumers first"
+	case kerr.CoordinatorNotAvailable, kerr.NotCoordinator, kerr.CoordinatorLoadInProgress:
+		f.cause, f.help = "the group's coordinator is not ready yet", "say it again in a moment; moldau cluster describe shows the brokers"
+	case kerr.UnsupportedVersion:
+		f.cause, f.help = "the broker does not know this request", "it may be too old for the command; moldau cluster describe shows what it is"
 	case kerr.MessageTooLarge:
 		f.help = "raise the topic's max.message.bytes with moldau topic alter, or send smaller records"
 	case kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend:

@@ -102,3 +102,5 @@ func printable(s string) string {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func sortedInts[V any](m map[int32]V) []int32 { return slices.Sorted(maps.Keys(m)) }

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -90,10 +92,35 @@ func (c *command) createTopic(ctx context.Context, name string, partitions int32
 	if r.Err != nil {
 		return explain(r.Err, r.ErrMessage, name)
 	}
+	if err := cl.awaitTopic(ctx, name); err != nil {
+		return err
+	}
 	if c.json() {
 		return writeJSON(c.Stdout, createdJSON{name, wire.UUID(r.ID).String(), r.NumPartitions, r.ReplicationFactor, true})
 	}
 	_, err = fmt.Fprintf(c.Stdout, "created topic %s with %s, replication factor %d\n", name, plural(int64(r.NumPartitions), "partition"), r.ReplicationFactor)
+	return err
+}
+
+// awaitTopic waits until the broker shows the topic with its leaders. Kafka answers a creation
+// before its brokers know of the topic, and the next command would not find it.
+func (cl *client) awaitTopic(ctx context.Context, name string) error {
+	_, err := ask(ctx, cl, name, func(ctx context.Context) (struct{}, error) {
+		for {
+			details, err := cl.adm.ListTopics(ctx, name)
+			if err != nil {
+				return struct{}{}, err
+			}
+			if d := details[name]; d.Err == nil && len(d.Partitions) > 0 && !slices.ContainsFunc(d.Partitions.Sorted(), func(p kadm.PartitionDetail) bool { return p.Leader < 0 }) {
+				return struct{}{}, nil
+			}
+			select {
+			case <-ctx.Done():
+				return struct{}{}, ctx.Err()
+			case <-time.After(20 * time.Millisecond):
+			}
+		}
+	})
 	return err
 }
 
