@@ -170,7 +170,7 @@ func newRoot(app *App) *cobra.Command {
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newLog(c), newBench(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newCluster(c), newLog(c), newBench(c))
 	return root
 }
 

@@ -2,16 +2,21 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/config"
 )
 
 type configJSON struct {
@@ -25,7 +30,7 @@ type configJSON struct {
 }
 
 func newConfig(c *command) *cobra.Command {
-	group := &cobra.Command{Use: "config", Short: "Show and change settings of topics and brokers",
+	group := &cobra.Command{Use: "config", Short: "Show, explain and change settings of topics and brokers",
 		Example: "  moldau config describe topic orders\n  moldau config alter broker --default --set log.retention.ms=86400000"}
 	asGroup(group)
 
@@ -67,7 +72,7 @@ func newConfig(c *command) *cobra.Command {
 			return run(cmd.Context(), kmsg.ConfigResourceTypeBroker, args[0])
 		},
 	})
-	group.AddCommand(describe, newConfigAlter(c))
+	group.AddCommand(describe, newConfigExplain(c), newConfigAlter(c))
 	return group
 }
 
@@ -78,7 +83,7 @@ func newConfigAlter(c *command) *cobra.Command {
 	alter.PersistentFlags().StringArrayVar(&sets, "set", nil, "give a setting a value, `KEY=VALUE`; may be repeated")
 	alter.PersistentFlags().StringArrayVar(&unsets, "unset", nil, "return the setting `KEY` to its default; may be repeated")
 
-	run := func(cmd *cobra.Command, name string, f func(context.Context, *client, []kadm.AlterConfig) (kadm.AlterConfigsResponses, error)) error {
+	run := func(cmd *cobra.Command, scope config.Scope, name string, f func(context.Context, *client, []kadm.AlterConfig) (kadm.AlterConfigsResponses, error)) error {
 		changes, err := parseSettings(sets, unsets)
 		if err != nil {
 			return err
@@ -86,12 +91,17 @@ func newConfigAlter(c *command) *cobra.Command {
 		if len(changes) == 0 {
 			return usagef("nothing to change: give --set KEY=VALUE or --unset KEY")
 		}
+		if scope == config.BrokerScope { // a broker takes keys that nobody knows
+			if err := misspelt(config.BrokerScope, changes); err != nil {
+				return err
+			}
+		}
 		cl, err := c.connect(cmd.Context())
 		if err != nil {
 			return err
 		}
 		defer cl.Close()
-		err = alterConfigs(cmd.Context(), cl, name, func(ctx context.Context) (kadm.AlterConfigsResponses, error) {
+		err = alterConfigs(cmd.Context(), cl, scope, changes, name, func(ctx context.Context) (kadm.AlterConfigsResponses, error) {
 			return f(ctx, cl, changes)
 		})
 		if err != nil {
@@ -104,7 +114,7 @@ func newConfigAlter(c *command) *cobra.Command {
 		Example:           "  moldau config alter topic orders --set retention.ms=3600000 --unset cleanup.policy",
 		ValidArgsFunction: c.completeTopics(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return run(cmd, "topic "+args[0], func(ctx context.Context, cl *client, changes []kadm.AlterConfig) (kadm.AlterConfigsResponses, error) {
+			return run(cmd, config.TopicScope, "topic "+args[0], func(ctx context.Context, cl *client, changes []kadm.AlterConfig) (kadm.AlterConfigsResponses, error) {
 				return cl.adm.AlterTopicConfigs(ctx, changes, args[0])
 			})
 		},
@@ -120,7 +130,7 @@ func newConfigAlter(c *command) *cobra.Command {
 				return usagef("say which broker: an ID, or --default for all of them")
 			}
 			if defaults {
-				return run(cmd, "defaults of all brokers", func(ctx context.Context, cl *client, changes []kadm.AlterConfig) (kadm.AlterConfigsResponses, error) {
+				return run(cmd, config.BrokerScope, "defaults of all brokers", func(ctx context.Context, cl *client, changes []kadm.AlterConfig) (kadm.AlterConfigsResponses, error) {
 					return cl.adm.AlterBrokerConfigs(ctx, changes)
 				})
 			}
@@ -128,7 +138,7 @@ func newConfigAlter(c *command) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return run(cmd, "broker "+args[0], func(ctx context.Context, cl *client, changes []kadm.AlterConfig) (kadm.AlterConfigsResponses, error) {
+			return run(cmd, config.BrokerScope, "broker "+args[0], func(ctx context.Context, cl *client, changes []kadm.AlterConfig) (kadm.AlterConfigsResponses, error) {
 				return cl.adm.AlterBrokerConfigs(ctx, changes, id)
 			})
 		},
@@ -147,14 +157,32 @@ func parseBrokerID(s string) (int32, error) {
 }
 
 // alterConfigs sends one change of one resource and returns its only error.
-func alterConfigs(ctx context.Context, cl *client, name string, f func(context.Context) (kadm.AlterConfigsResponses, error)) error {
+func alterConfigs(ctx context.Context, cl *client, scope config.Scope, changes []kadm.AlterConfig, name string, f func(context.Context) (kadm.AlterConfigsResponses, error)) error {
 	responses, err := ask(ctx, cl, name, f)
 	if err != nil {
 		return err
 	}
 	for _, r := range responses {
+		if errors.Is(r.Err, kerr.InvalidConfig) {
+			if err := misspelt(scope, changes); err != nil {
+				return err
+			}
+		}
 		if r.Err != nil {
 			return explain(r.Err, r.ErrMessage, name)
+		}
+	}
+	return nil
+}
+
+// misspelt is the error for the first key that is none, but nearly one; nil if there is no such.
+func misspelt(scope config.Scope, changes []kadm.AlterConfig) error {
+	for _, ch := range changes {
+		if slices.ContainsFunc(config.Explanations(ch.Name), func(e config.Explanation) bool { return e.Scope == scope }) {
+			continue
+		}
+		if guess := config.Suggest(scope, ch.Name); guess != "" {
+			return &failure{cause: "there is no such setting", value: ch.Name, help: "did you mean " + guess + "?"}
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"moldau/internal/config"
 	"moldau/internal/wire"
 )
 
@@ -46,11 +47,7 @@ func newTopicCreate(c *command) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			configs := make(map[string]*string, len(changes))
-			for _, ch := range changes {
-				configs[ch.Name] = ch.Value
-			}
-			return c.createTopic(cmd.Context(), args[0], partitions, replication, configs, ifNotExists)
+			return c.createTopic(cmd.Context(), args[0], partitions, replication, changes, ifNotExists)
 		},
 	}
 	f := cmd.Flags()
@@ -69,7 +66,11 @@ type createdJSON struct {
 	Created           bool   `json:"created"`
 }
 
-func (c *command) createTopic(ctx context.Context, name string, partitions int32, replication int16, configs map[string]*string, ifNotExists bool) error {
+func (c *command) createTopic(ctx context.Context, name string, partitions int32, replication int16, changes []kadm.AlterConfig, ifNotExists bool) error {
+	configs := make(map[string]*string, len(changes))
+	for _, ch := range changes {
+		configs[ch.Name] = ch.Value
+	}
 	cl, err := c.connect(ctx)
 	if err != nil {
 		return err
@@ -88,6 +89,11 @@ func (c *command) createTopic(ctx context.Context, name string, partitions int32
 		}
 		c.note("topic %s exists already", name)
 		return nil
+	}
+	if errors.Is(r.Err, kerr.InvalidConfig) {
+		if err := misspelt(config.TopicScope, changes); err != nil {
+			return err
+		}
 	}
 	if r.Err != nil {
 		return explain(r.Err, r.ErrMessage, name)
@@ -216,7 +222,7 @@ func (c *command) alterTopic(ctx context.Context, name string, partitions int, c
 	}
 	defer cl.Close()
 	if len(changes) > 0 {
-		err := alterConfigs(ctx, cl, name, func(ctx context.Context) (kadm.AlterConfigsResponses, error) {
+		err := alterConfigs(ctx, cl, config.TopicScope, changes, name, func(ctx context.Context) (kadm.AlterConfigsResponses, error) {
 			return cl.adm.ValidateAlterTopicConfigs(ctx, changes, name)
 		})
 		if err != nil {
@@ -235,7 +241,7 @@ func (c *command) alterTopic(ctx context.Context, name string, partitions int, c
 		}
 	}
 	if len(changes) > 0 {
-		err := alterConfigs(ctx, cl, name, func(ctx context.Context) (kadm.AlterConfigsResponses, error) {
+		err := alterConfigs(ctx, cl, config.TopicScope, changes, name, func(ctx context.Context) (kadm.AlterConfigsResponses, error) {
 			return cl.adm.AlterTopicConfigs(ctx, changes, name)
 		})
 		if err != nil {

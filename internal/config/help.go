@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -31,59 +32,111 @@ func brokerDefault(name string) string {
 	return k.Default
 }
 
+// Explanation is all there is to say about a key, without a value.
+type Explanation struct {
+	Key
+	Scope       Scope
+	SameAs      []string // of a broker key: the others that say the same in another unit, the strongest first
+	Inherits    []string // of a topic key: the broker keys that are its default, the strongest first
+	Topic       string   // of a broker key: the topic key whose default it is
+	Environment string   // of a broker key: the variable that sets it at the start
+}
+
+// Explanations describes a key by its exact name: as a broker's, a topic's, or both.
+func Explanations(name string) []Explanation {
+	var out []Explanation
+	if k, ok := lookupBroker(name); ok {
+		k.Name = name
+		e := Explanation{Key: k, Scope: BrokerScope}
+		if !k.DynamicOnly {
+			e.Environment = environmentName(name)
+		}
+		for _, other := range synonyms(name) {
+			if other != name {
+				e.SameAs = append(e.SameAs, other)
+			}
+		}
+		for topic, broker := range topicToBroker {
+			if slices.Contains(synonyms(broker), name) {
+				e.Topic = topic
+			}
+		}
+		out = append(out, e)
+	}
+	if k, ok := topicTable.lookup(name); ok {
+		e := Explanation{Key: k, Scope: TopicScope}
+		if broker := topicToBroker[name]; broker != "" {
+			e.Inherits = synonyms(broker)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// environmentName is the inverse of envKey.
+func environmentName(key string) string {
+	return envPrefix + strings.ToUpper(strings.NewReplacer("_", "__", "-", "___", ".", "_").Replace(key))
+}
+
 // Explain describes a key for people: broker key, topic key or both. ok is false if there is none of that name; the text
 // then suggests one.
 func Explain(name string) (description string, ok bool) {
 	var s strings.Builder
-	for _, scope := range []Scope{BrokerScope, TopicScope} {
-		k, found := Lookup(scope, name)
-		if !found {
-			continue
-		}
-		if ok {
+	for i, e := range Explanations(name) {
+		if i > 0 {
 			s.WriteByte('\n')
 		}
-		ok = true
-		k.explain(&s, scope)
+		s.WriteString(e.String())
 	}
-	if !ok {
-		near := Suggest(BrokerScope, name)
-		if near == "" {
-			near = Suggest(TopicScope, name)
-		}
-		return fmt.Sprintf("%s is no configuration key%s\n", name, didYouMean("", near)), false
+	if s.Len() == 0 {
+		return fmt.Sprintf("%s is no configuration key%s\n", name, didYouMean("", SuggestAny(name))), false
 	}
 	return s.String(), true
 }
 
-func (k Key) explain(s *strings.Builder, scope Scope) {
-	where := "broker, " + k.Dynamic.String()
-	if scope == TopicScope {
+// SuggestAny is Suggest over brokers' and topics' keys.
+func SuggestAny(name string) string {
+	if near := Suggest(BrokerScope, name); near != "" {
+		return near
+	}
+	return Suggest(TopicScope, name)
+}
+
+// String is the explanation for people, several lines.
+func (e Explanation) String() string {
+	var s strings.Builder
+	where := "broker, " + e.Dynamic.String()
+	if e.Scope == TopicScope {
 		where = "topic"
 	}
-	fmt.Fprintf(s, "%s (%s)\n  %s\n", k.Name, where, k.Doc)
-	fmt.Fprintf(s, "  type        %s\n", k.Type)
-	shown := k.Default
+	fmt.Fprintf(&s, "%s (%s)\n  %s\n", e.Name, where, e.Doc)
+	row := func(label, text string) {
+		if text != "" {
+			fmt.Fprintf(&s, "  %-11s %s\n", label, text)
+		}
+	}
+	row("type", e.Type.String())
+	shown := e.Default
 	switch {
-	case k.Unset:
+	case e.Unset:
 		shown = "unset"
 	case shown == "":
 		shown = "empty"
 	}
-	if k.KafkaDefault != "" {
-		shown += "  (Kafka: " + k.KafkaDefault + ")"
+	if e.KafkaDefault != "" {
+		shown += "  (Kafka: " + e.KafkaDefault + ")"
 	}
-	fmt.Fprintf(s, "  default     %s\n", shown)
-	if v := k.Valid.String(); v != "" {
-		fmt.Fprintf(s, "  allowed     %s\n", v)
+	row("default", shown)
+	row("allowed", e.Valid.String())
+	row("importance", e.Importance.String())
+	state := e.State.String()
+	if e.Advice != "" {
+		state += ": " + e.Advice
 	}
-	fmt.Fprintf(s, "  importance  %s\n", k.Importance)
-	state := k.State.String()
-	if k.Advice != "" {
-		state += ": " + k.Advice
-	}
-	fmt.Fprintf(s, "  in Moldau   %s\n", state)
-	if broker := topicToBroker[k.Name]; scope == TopicScope && broker != "" {
-		fmt.Fprintf(s, "  inherits    %s\n", strings.Join(synonyms(broker), ", "))
-	}
+	row("in Moldau", state)
+	row("same as", strings.Join(e.SameAs, ", "))
+	row("of topics", e.Topic)
+	row("inherits", strings.Join(e.Inherits, ", "))
+	row("environment", e.Environment)
+	return s.String()
 }

@@ -388,6 +388,34 @@ func TestHelpNamesEveryDifference(t *testing.T) {
 	}
 }
 
+func TestEveryKeyIsExplained(t *testing.T) {
+	for _, k := range Keys(BrokerScope) {
+		e := Explanations(k.Name)
+		if len(e) == 0 || e[0].Scope != BrokerScope || e[0].Default != k.Default {
+			t.Fatalf("%s: %+v", k.Name, e)
+		}
+		if k.DynamicOnly {
+			continue
+		}
+		if key, use := envKey(e[0].Environment, "x"); key != k.Name && use == envSetting {
+			t.Errorf("%s: its variable %s sets %s", k.Name, e[0].Environment, key)
+		}
+	}
+	e := Explanations("log.retention.minutes")[0]
+	if !slices.Equal(e.SameAs, []string{"log.retention.ms", "log.retention.hours"}) || e.Topic != "retention.ms" || e.Environment != "KAFKA_LOG_RETENTION_MINUTES" {
+		t.Errorf("%+v", e)
+	}
+	if e := Explanations("retention.ms")[0]; e.Scope != TopicScope || e.Inherits[0] != "log.retention.ms" || e.Environment != "" {
+		t.Errorf("%+v", e)
+	}
+	if e := Explanations("listener.name.internal.max.connections"); len(e) != 1 || e[0].Type != Int || e[0].SameAs[0] != "max.connections" {
+		t.Errorf("a listener's own key: %+v", e)
+	}
+	if e := Explanations("no.such.key"); e != nil {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestJavaNumbers(t *testing.T) {
 	for in, want := range map[string]string{"0.50": "0.5", "1": "1.0", "1e7": "1.0E7", "0.0001": "1.0E-4", "1d": "1.0", "0x1p-1": "0.5", "0x1p-1f": "0.5",
 		"-Infinity": "-Infinity", "NaN": "NaN", "1e999": "Infinity", ".5": "0.5", "+5.": "5.0", "123456.789": "123456.789", "0": "0.0", "1.7976931348623157E308": "1.7976931348623157E308",
