@@ -48,7 +48,7 @@ cmd/moldau:                   broker internal/cli
 // /... also covers everything below it.
 var gates = map[string][]string{
 	"go.etcd.io/etcd/...":   {"internal/metastore"},                                         // one owner of consensus
-	"net/http/...":          {"broker"},                                                     // the data path never speaks HTTP
+	"net/http/...":          {"broker", "internal/cli"},                                     // the data path never speaks HTTP
 	"syscall":               {"internal/vfs", "internal/network", "internal/cli", "broker"}, // the kernel is behind two doors
 	"golang.org/x/sys/unix": {"internal/vfs", "internal/network", "internal/cli", "broker"},
 	"log":                   {}, // log/slog only

@@ -30,6 +30,7 @@ type App struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Env            func(name string) string // "" when unset
+	Environ        func() []string          // as os.Environ; optional
 	Now            func() time.Time
 
 	// StdinIsTerminal and StderrIsTerminal decide about questions and progress lines,
@@ -58,7 +59,7 @@ func System() App {
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	return App{
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		Env: os.Getenv, Now: time.Now,
+		Env: os.Getenv, Environ: os.Environ, Now: time.Now,
 		StdinIsTerminal: isTerminal(os.Stdin), StdoutIsTerminal: isTerminal(os.Stdout), StderrIsTerminal: isTerminal(os.Stderr),
 		OutputGone: func() bool { return readerGone(os.Stdout) },
 		Signals:    signals, Exit: os.Exit,
@@ -170,7 +171,7 @@ func newRoot(app *App) *cobra.Command {
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newCluster(c), newLog(c), newBench(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newBench(c))
 	return root
 }
 

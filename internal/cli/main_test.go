@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,9 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+
+	"moldau/broker"
+	"moldau/internal/config"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -20,7 +25,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"moldau": func() {
 			app := System()
-			app.RunServer = fakeServer
+			app.RunServer = func(ctx context.Context, f ServerFlags) error { return broker.Run(ctx, runOptions(f)) }
 			os.Exit(Main(app, os.Args[1:]))
 		},
 	})
@@ -80,21 +85,58 @@ func TestAdoptSaysWhatItDid(t *testing.T) {
 	}
 }
 
-// bootstrap is the address of the broker that the scripts in testdata talk to.
-func bootstrap(t *testing.T) string {
-	address := os.Getenv("MOLDAU_TEST_BOOTSTRAP")
-	if address == "" {
-		t.Skip("MOLDAU_TEST_BOOTSTRAP names no broker")
+// runOptions is what cmd/moldau makes of the flags.
+func runOptions(f ServerFlags) broker.RunOptions {
+	flags := map[string]string{}
+	for name, value := range map[string]string{"data-dir": f.DataDir, "listen": f.Listen, "http": f.HTTP} {
+		if value != "" {
+			flags[name] = value
+		}
 	}
-	return address
+	return broker.RunOptions{ConfigFile: f.ConfigFile, Env: os.Environ(), Sets: f.Set, Flags: flags,
+		LogLevel: f.LogLevel, LogFormat: f.LogFormat, LogTo: os.Stderr}
 }
 
+// startBroker is a broker in this process, on an empty directory, until the test ends.
+func startBroker(t *testing.T) (bootstrap, http string) {
+	t.Helper()
+	conf, _, err := config.Load(config.Sources{Flags: map[string]string{"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "data-dir": t.TempDir()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := broker.Start(t.Context(), broker.Options{Config: conf, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return b.Addrs()[0].String(), b.HTTPAddrs()[0].String()
+}
+
+// TestCommandsAgainstABroker runs against the broker of this repository, or with
+// MOLDAU_TEST_BOOTSTRAP against any other, such as Apache Kafka.
 func TestCommandsAgainstABroker(t *testing.T) {
-	address := bootstrap(t)
-	testscript.Run(t, testscript.Params{Dir: "testdata", Setup: func(e *testscript.Env) error {
-		e.Setenv("MOLDAU_BOOTSTRAP_SERVERS", address)
-		return nil
-	}})
+	address, http := os.Getenv("MOLDAU_TEST_BOOTSTRAP"), ""
+	if address == "" {
+		address, http = startBroker(t)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("MOLDAU_BOOTSTRAP_SERVERS", address)
+			e.Setenv("HTTP", http)
+			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "moldau" { // whether the broker is ours
+				return false, fmt.Errorf("unknown condition %s", name)
+			}
+			return http != "", nil
+		},
+	})
 }
 
 func TestCommandsWithoutABroker(t *testing.T) {

@@ -4,7 +4,7 @@ package config
 func moldauKeys() []Key {
 	return []Key{
 		{Name: "moldau.http.listener", Type: String, Default: "localhost:9644", Valid: hostPortOrOff(), Importance: Medium, State: Used,
-			Doc: "Address of /live, /ready and /metrics as host:port, or off. No host means every interface; port 0 picks a free one."},
+			Doc: "Address of /live, /ready, /metrics and /debug/pprof as host:port, or off. No host means every interface; port 0 picks a free one."},
 		{Name: "moldau.metastore.election.ms", Type: Int, Default: "250", Valid: between(50, 50000), Importance: Low, State: Used,
 			Doc: "Silence after which a member of the metadata store stands for election; at least five ticks."},
 		{Name: "moldau.metastore.tick.ms", Type: Int, Default: "50", Valid: between(10, 10000), Importance: Low, State: Used,
