@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"runtime"
 	"runtime/debug"
@@ -46,6 +47,9 @@ type App struct {
 	Signals <-chan os.Signal
 	Exit    func(code int)
 
+	// Command is a further process of this program. Optional.
+	Command func(args ...string) *exec.Cmd
+
 	// RunServer runs a broker until ctx ends, drains it and returns. Optional.
 	RunServer func(ctx context.Context, flags ServerFlags) error
 	// AdoptDir brings partition directories into the metadata of the stopped broker
@@ -63,7 +67,19 @@ func System() App {
 		StdinIsTerminal: isTerminal(os.Stdin), StdoutIsTerminal: isTerminal(os.Stdout), StderrIsTerminal: isTerminal(os.Stderr),
 		OutputGone: func() bool { return readerGone(os.Stdout) },
 		Signals:    signals, Exit: os.Exit,
+		Command: ownCommand,
 	}
+}
+
+// ownCommand is this program under the name by which it was called.
+func ownCommand(args ...string) *exec.Cmd {
+	self, err := os.Executable()
+	if err != nil {
+		self = os.Args[0]
+	}
+	cmd := exec.Command(self, args...)
+	cmd.Args[0] = os.Args[0]
+	return cmd
 }
 
 // Main runs one command line (without the program's name) and returns the exit code.
@@ -171,7 +187,7 @@ func newRoot(app *App) *cobra.Command {
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newBench(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newDemo(c), newBench(c))
 	return root
 }
 

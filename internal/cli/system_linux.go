@@ -2,6 +2,7 @@ package cli
 
 import (
 	"os"
+	"os/exec"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,3 +38,6 @@ func clockSynchronised() (synchronised, known bool) {
 	}
 	return state.Status&unix.STA_UNSYNC == 0, true
 }
+
+// dieWithParent has the kernel end cmd when this process ends, however that ends.
+func dieWithParent(cmd *exec.Cmd) { cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL} }
