@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"moldau/internal/network"
 )
 
 // startHTTP serves /live, /ready, /metrics and Go's profiles on moldau.http.listener, and nowhere else.
@@ -40,7 +42,7 @@ func (b *Broker) startHTTP() error {
 			if i > 0 {
 				continue // localhost without IPv6
 			}
-			return fmt.Errorf("moldau.http.listener=%s: %w: choose another by --http HOST:PORT, or --http off", addr, err)
+			return fmt.Errorf("%w; --http HOST:PORT sets it, --http off leaves it out", network.BindError("moldau.http.listener", net.JoinHostPort(host, p), err))
 		}
 		_, port, _ = net.SplitHostPort(l.Addr().String())
 		if ap, err := netip.ParseAddrPort(l.Addr().String()); err == nil {

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -48,13 +47,14 @@ func Run(ctx context.Context, o RunOptions) error {
 		return err
 	}
 	<-ctx.Done()
-	log.Info("stopping", "reason", context.Cause(ctx).Error())
+	log.Info(fmt.Sprintf("stopping: requests under way are answered, for at most %s; a second signal exits at once", drainTime),
+		"reason", context.Cause(ctx).Error())
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if err := b.Close(drain); err != nil {
 		return err
 	}
-	log.Info("stopped")
+	log.Info("stopped: everything is on the disk")
 	return nil
 }
 
@@ -77,7 +77,7 @@ func loadConfig(o RunOptions, log *slog.Logger) (*config.Broker, error) {
 	if o.ConfigFile != "" {
 		f, err := os.Open(o.ConfigFile)
 		if err != nil {
-			return nil, fmt.Errorf("--config: %w", err)
+			return nil, fmt.Errorf("the configuration file cannot be read (%w): name another by --config, or leave it out for the defaults", err)
 		}
 		defer f.Close()
 		src.File, src.FileName = f, o.ConfigFile
@@ -87,7 +87,7 @@ func loadConfig(o RunOptions, log *slog.Logger) (*config.Broker, error) {
 		log.Log(context.Background(), w.Level, w.Text)
 	}
 	if err != nil {
-		return nil, errors.Join(errors.New("the configuration is not valid"), err)
+		return nil, err // a line for each problem
 	}
 	return c, nil
 }

@@ -104,7 +104,7 @@ func Main(app App, args []string) int {
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
 		return exitSignal + int(syscall.SIGPIPE)
 	}
-	fmt.Fprintln(app.Stderr, "moldau: "+oneLine(err))
+	writeError(app.Stderr, err)
 	if interrupted {
 		return stopped.code()
 	}
@@ -251,6 +251,15 @@ func version() string {
 		return fmt.Sprintf("%s (%s)", v, info.GoVersion)
 	}
 	return fmt.Sprintf("%s (commit %s%s, %s)", v, commit[:min(12, len(commit))], dirty, info.GoVersion)
+}
+
+// writeError tells a failure in one line, and several in as many.
+func writeError(w io.Writer, err error) {
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.Join(strings.Fields(line), " "); line != "" {
+			fmt.Fprintln(w, "moldau: "+line)
+		}
+	}
 }
 
 // oneLine keeps an error on one line, whatever it was made of.

@@ -10,8 +10,8 @@
 // Invariants:
 //  1. Standard output carries results only; progress, notes, summaries and errors
 //     go to standard error. So every output can be piped.
-//  2. A failure is one line: "moldau: cause (value): what helps". Its exit code
-//     is 1, or 2 when the command line itself was wrong.
+//  2. A failure is one line: "moldau: cause (value): what helps"; several are as many
+//     lines. The exit code is 1, or 2 when the command line itself was wrong.
 //  3. Records pass through in bounded memory, whatever the size of a file or topic.
 //  4. The package has no state; two Mains may run in one process.
 package cli

@@ -59,7 +59,7 @@ func (cl *client) missingTopic(ctx context.Context, topic string) error {
 	if err != nil {
 		return f
 	}
-	if guess := nearest(topic, details.Names()); guess != "" {
+	if guess := nearestName(topic, details.Names()); guess != "" {
 		f.help = "did you mean " + guess + "?"
 	}
 	return f
@@ -197,7 +197,21 @@ func valueHelp(e *pflag.InvalidValueError) string {
 
 // nearest is the candidate that a typing error turns into name, or "".
 func nearest(name string, candidates []string) string {
-	best, bestDistance := "", max(2, len(name)/3)+1
+	return nearestWithin(name, candidates, max(2, len(name)/3))
+}
+
+// nearestName is nearest for what people have named: names are often alike and yet meant, so
+// it takes fewer errors.
+func nearestName(name string, candidates []string) string {
+	limit := 2
+	if len(name) < 6 {
+		limit = 1
+	}
+	return nearestWithin(name, candidates, limit)
+}
+
+func nearestWithin(name string, candidates []string, limit int) string {
+	best, bestDistance := "", limit+1
 	for _, c := range candidates {
 		d := distance(strings.ToLower(name), strings.ToLower(c))
 		if len(name) >= 3 && strings.HasPrefix(c, name) {

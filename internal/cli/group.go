@@ -108,7 +108,7 @@ func (cl *client) unknownGroup(ctx context.Context, name string) error {
 	for i, g := range groups {
 		names[i] = g.Name
 	}
-	if guess := nearest(name, names); guess != "" {
+	if guess := nearestName(name, names); guess != "" {
 		f.help = "did you mean " + guess + "?"
 	}
 	return f

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"moldau/internal/config"
 )
 
 // ServerFlags is what the command line says about a broker. An empty string means that
@@ -19,22 +21,15 @@ type ServerFlags struct {
 	LogFormat  string   // text, json or auto: text on a terminal
 }
 
-// serverDefaults is printed by --help: everything else has Kafka's default.
-const serverDefaults = `Defaults are Apache Kafka's, except:
-  listeners                        localhost:9092 (127.0.0.1 and ::1)
-  --data-dir                       ./moldau-data (log dir log/, everything else meta/)
-  log.flush.interval.messages      1: an acknowledged record is on the disk
-  replication of internal topics   Kafka's, or the number of brokers if that is less
-  group.initial.rebalance.delay.ms 0 when no configuration file is given
-  moldau.http.listener             localhost:9644`
-
 func newServer(c *command) *cobra.Command {
 	var flags ServerFlags
 	cmd := &cobra.Command{
 		Use: "server", Short: "Run a broker", Args: exactly(0, ""),
 		Long: "Run a broker; without flags a complete cluster of one, with its data in ./moldau-data.\n\n" +
 			"SIGTERM or Ctrl-C finishes what is under way and exits; a second one exits at once.\n" +
-			"Flags win over the environment (KAFKA_LOG_DIRS for log.dirs), which wins over the file.\n\n" + serverDefaults,
+			"Flags win over the environment (KAFKA_LOG_DIRS for log.dirs), which wins over the file.\n" +
+			"moldau config explain KEY says what a property means.\n\n" +
+			"Defaults are Apache Kafka's, except:\n" + strings.TrimRight(config.DefaultsText(), "\n"),
 		Example: "  moldau server\n  moldau server --listen localhost:0 --data-dir /var/lib/moldau\n" +
 			"  moldau server --config server.properties --set log.retention.ms=86400000",
 		RunE: func(cmd *cobra.Command, _ []string) error {

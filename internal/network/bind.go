@@ -56,32 +56,50 @@ func listenTCP(network string, l Listener, host string, port int) (boundListener
 	addr := net.JoinHostPort(host, strconv.Itoa(port))
 	ln, err := new(net.ListenConfig).Listen(context.Background(), network, addr)
 	if err != nil {
-		return boundListener{}, bindError(l.Name, addr, port, err)
+		return boundListener{}, BindError("listener "+l.Name, addr, err)
 	}
 	tcp := ln.(*net.TCPListener)
 	return boundListener{name: l.Name, ln: tcp, addr: addrPort(tcp.Addr())}, nil
 }
 
-// bindError adds who holds the address, or what to do.
-func bindError(name, addr string, port int, err error) error {
+// BindError says why what is named cannot listen on addr: who holds it, or what to do.
+func BindError(what, addr string, err error) error {
 	var dns *net.DNSError
+	f := &bindFailure{err: err}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		by := "another process"
-		if pid, command := portHolder(port); pid != 0 {
+		if pid, command := portHolder(portOf(addr)); pid != 0 {
 			by = fmt.Sprintf("process %d (%s)", pid, command)
 		}
-		return fmt.Errorf("listener %s: %s is in use by %s: stop it or choose another port: %w", name, addr, by, err)
+		f.text = fmt.Sprintf("%s: %s is in use by %s: stop it or choose another port", what, addr, by)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("listener %s: no permission to listen on %s: ports below 1024 need root or the capability "+
-			"CAP_NET_BIND_SERVICE; choose a port from 1024 on: %w", name, addr, err)
+		f.text = fmt.Sprintf("%s: no permission to listen on %s: ports below 1024 need root or the capability "+
+			"CAP_NET_BIND_SERVICE; choose a port from 1024 on", what, addr)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("listener %s: no interface of this machine has the address of %s: "+
-			"use one it has, or an empty host for all: %w", name, addr, err)
+		f.text = fmt.Sprintf("%s: no interface of this machine has the address of %s: "+
+			"use one it has, or an empty host for all", what, addr)
 	case errors.As(err, &dns):
-		return fmt.Errorf("listener %s: the host of %s cannot be resolved: %w", name, addr, err)
+		f.text = fmt.Sprintf("%s: the host of %s cannot be resolved (%s): use a name or an address that this machine has", what, addr, dns.Err)
+	default:
+		f.text = fmt.Sprintf("%s: cannot listen on %s: %v", what, addr, err)
 	}
-	return fmt.Errorf("listener %s: cannot listen on %s: %w", name, addr, err)
+	return f
+}
+
+// bindFailure is a text for people over the system's error.
+type bindFailure struct {
+	text string
+	err  error
+}
+
+func (f *bindFailure) Error() string { return f.text }
+func (f *bindFailure) Unwrap() error { return f.err }
+
+func portOf(addr string) int {
+	_, text, _ := net.SplitHostPort(addr)
+	port, _ := strconv.Atoi(text) // 0, which nobody holds, if it is none
+	return port
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -53,7 +53,7 @@ func TestBindErrorsSayWhatToDo(t *testing.T) {
 			t.Errorf("%s: %v; want %q", c.addr, err, c.want)
 		}
 	}
-	err := bindError("X", "127.0.0.1:80", 80, &net.OpError{Err: os.NewSyscallError("bind", fs.ErrPermission)})
+	err := BindError("listener X", "127.0.0.1:80", &net.OpError{Err: os.NewSyscallError("bind", fs.ErrPermission)})
 	if !strings.Contains(err.Error(), "choose a port from 1024 on") {
 		t.Errorf("permission: %v", err)
 	}
