@@ -33,8 +33,49 @@ type client struct {
 // works and the client is then sent to an address that it cannot reach is the most
 // common trouble there is, and the protocol's own error does not tell it.
 type dialLog struct {
-	mu   sync.Mutex       // guards dead
-	dead map[int32]string // by broker id: where it is advertised
+	timeout time.Duration // of one dial
+
+	mu    sync.Mutex       // guards the rest
+	dead  map[int32]string // by broker id: where it is advertised
+	first []net.Conn       // until a broker has answered
+	ended bool             // no further connection is wanted
+	alive bool             // a broker has answered
+}
+
+// dial connects as the client would. What is open before the first answer can be cut: a peer that
+// is no broker may keep silent for long.
+func (d *dialLog) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: d.timeout}).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.ended:
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	case !d.alive:
+		d.first = append(d.first, conn)
+	}
+	return conn, nil
+}
+
+// answered forgets the first connections: they are the client's now.
+func (d *dialLog) answered() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.alive, d.first = true, nil
+}
+
+// cut closes what is open, and lets nothing more be opened.
+func (d *dialLog) cut() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended = true
+	for _, conn := range d.first {
+		_ = conn.Close()
+	}
 }
 
 // OnBrokerConnect implements kgo.HookBrokerConnect.
@@ -50,7 +91,7 @@ func (d *dialLog) OnBrokerConnect(meta kgo.BrokerMetadata, _ time.Duration, _ ne
 	}
 }
 
-func (d *dialLog) first() string {
+func (d *dialLog) unreachable() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, s := range d.dead {
@@ -104,6 +145,7 @@ func (c *command) ping(ctx context.Context, cl *client) error {
 	case <-patience.C:
 		if err := noBroker(ctx, c.seeds(), context.DeadlineExceeded); !mayAnswerYet(err) {
 			cancel()
+			cl.dials.cut()
 			<-done
 			return err
 		}
@@ -111,6 +153,7 @@ func (c *command) ping(ctx context.Context, cl *client) error {
 	}
 	switch {
 	case err == nil:
+		cl.dials.answered()
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -125,13 +168,13 @@ func mayAnswerYet(err error) bool {
 }
 
 func (c *command) newClient(opts ...kgo.Opt) (*client, error) {
-	seeds, dials := c.seeds(), &dialLog{dead: map[int32]string{}}
+	seeds, dials := c.seeds(), &dialLog{timeout: min(c.timeout, 10*time.Second), dead: map[int32]string{}}
 	kcl, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(seeds...),
 		kgo.ClientID("moldau-cli"),
 		kgo.SoftwareNameAndVersion("moldau-cli", "1"),
 		kgo.WithHooks(dials),
-		kgo.DialTimeout(min(c.timeout, 10*time.Second)),
+		kgo.Dialer(dials.dial),
 		kgo.RetryTimeout(c.timeout),
 		kgo.DisableClientMetrics(),
 	}, opts...)...)
@@ -176,7 +219,7 @@ func (cl *client) explain(err error, message, value string) error {
 	if err == nil || errors.As(err, &code) && !errors.Is(err, kerr.RequestTimedOut) {
 		return explain(err, message, value)
 	}
-	if dead := cl.dials.first(); dead != "" && !errors.Is(err, context.Canceled) {
+	if dead := cl.dials.unreachable(); dead != "" && !errors.Is(err, context.Canceled) {
 		return &failure{cause: "a broker cannot be reached under the address it advertises", value: join(value, dead),
 			help: "correct advertised.listeners on that broker", err: err}
 	}

@@ -324,7 +324,7 @@ func (p *produceRun) explain() error {
 	switch {
 	case errors.Is(p.cause, kgo.ErrRecordTimeout):
 		f.help = fmt.Sprintf("no answer within %s; moldau topic describe %s shows the leaders", deliveryTimeout, p.topic)
-		if dead := p.client.dials.first(); dead != "" {
+		if dead := p.client.dials.unreachable(); dead != "" {
 			f.value = dead
 			f.help = "it cannot be reached there, correct advertised.listeners on that broker"
 		}
