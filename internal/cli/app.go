@@ -163,7 +163,10 @@ func newRoot(app *App) *cobra.Command {
 		Use:   "moldau",
 		Short: "An event streaming broker that speaks Kafka's protocol, and its tools",
 		Long: "Moldau is an event streaming broker that speaks Apache Kafka's protocol.\n" +
-			"The commands below talk to Moldau and to Apache Kafka alike.",
+			"The commands below talk to Moldau and to Apache Kafka alike.\n\n" +
+			"Exit codes: 0 success, 1 failure, 2 wrong command line, 128 and the signal's number after a\n" +
+			"signal (130 after Ctrl-C). Results are on standard output, all else on standard error; with\n" +
+			"-o json results are JSON. A first look at everything: moldau demo.",
 		Example:           rootExample(app),
 		Version:           version(),
 		SilenceErrors:     true,

@@ -221,7 +221,7 @@ func (cl *client) explain(err error, message, value string) error {
 	}
 	if dead := cl.dials.unreachable(); dead != "" && !errors.Is(err, context.Canceled) {
 		return &failure{cause: "a broker cannot be reached under the address it advertises", value: join(value, dead),
-			help: "correct advertised.listeners on that broker", err: err}
+			help: "correct advertised.listeners on that broker; moldau doctor -b " + cl.seeds + " checks it", err: err}
 	}
 	return explain(err, message, value)
 }

@@ -140,7 +140,14 @@ func TestCommandsAgainstABroker(t *testing.T) {
 }
 
 func TestCommandsWithoutABroker(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata/offline"})
+	kraft, err := filepath.Abs("../config/testdata/kafka-4.3.1/server.properties")
+	if err != nil {
+		t.Fatal(err)
+	}
+	testscript.Run(t, testscript.Params{Dir: "testdata/offline", Setup: func(e *testscript.Env) error {
+		e.Setenv("KRAFT", kraft)
+		return nil
+	}})
 }
 
 // run is Main with its output in memory.

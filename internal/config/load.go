@@ -211,6 +211,10 @@ func (l *loader) readCommandLine(s Sources) {
 		switch name {
 		case "listen":
 			if !strings.Contains(value, "://") {
+				if !strings.Contains(value, ":") {
+					l.fail("--listen %q: expected HOST:PORT, such as localhost:9092; without a host every interface, port 0 for a free one", value)
+					continue
+				}
 				value = string(Plaintext) + "://" + value
 			}
 			flag("listeners", value, origin)
@@ -272,7 +276,7 @@ func (l *loader) judgeNames() {
 		if hint := l.hint(name); hint != "" {
 			l.fail("%s (%s) is no configuration key%s", name, s.origin, hint)
 		} else if strings.HasPrefix(name, moldauPrefix) || strings.HasPrefix(s.origin, "by --") {
-			l.fail("%s (%s) is no configuration key; moldau server --help lists them", name, s.origin)
+			l.fail("%s (%s) is no configuration key; moldau config explain WORD finds those with a word in their names", name, s.origin)
 		} else {
 			l.unknown[name] = s.origin
 		}

@@ -161,7 +161,7 @@ func TestErrorsNameKeyValueAndWhatToDo(t *testing.T) {
 		{with(Sources{}, []string{"KAFKA_NUM_PARTITIONS=x"}, nil, nil), "num.partitions=x (by environment variable KAFKA_NUM_PARTITIONS): Not a number of type INT"},
 		{with(Sources{}, nil, []string{"compression.type=best"}, nil), "compression.type=best (by --set): String must be one of: uncompressed,"},
 		{with(Sources{}, nil, nil, map[string]string{"http": "9644"}), "moldau.http.listener=9644 (by --http): expected host:port or off"},
-		{with(Sources{}, nil, nil, map[string]string{"listen": "9092"}), "listeners=PLAINTEXT://9092 (by --listen): \"PLAINTEXT://9092\" should be in the form NAME://host:port"},
+		{with(Sources{}, nil, nil, map[string]string{"listen": "9092"}), `--listen "9092": expected HOST:PORT`},
 		{with(Sources{}, nil, nil, map[string]string{"listen": "x:70000"}), "not a port from 0 to 65535"},
 		{with(Sources{}, nil, nil, map[string]string{"data-dr": "x"}), "unknown flag --data-dr; did you mean --data-dir?"},
 		{with(Sources{}, nil, []string{"nonsense"}, nil), "--set nonsense: expected key=value"},
