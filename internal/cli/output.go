@@ -36,13 +36,16 @@ func (t *table) write(w io.Writer) error {
 	columns := len(t.rows[0])
 	width, right := make([]int, columns), make([]bool, columns)
 	for i := range columns {
-		right[i] = len(t.rows) > 1
+		digits := false
+		right[i] = true
 		for n, row := range t.rows {
 			width[i] = max(width[i], utf8.RuneCountInString(row[i]))
 			if n > 0 && strings.Trim(row[i], "0123456789") != "" && row[i] != "-" {
 				right[i] = false
 			}
+			digits = digits || n > 0 && row[i] != "-"
 		}
+		right[i] = right[i] && digits
 	}
 	var b strings.Builder
 	for _, row := range t.rows {
