@@ -308,7 +308,16 @@ func (g describedGroup) write(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "State        %s, %s\n", printable(g.State), members)
 	fmt.Fprintf(w, "Coordinator  broker %d (%s:%d)\n", g.Coordinator.ID, printable(g.Coordinator.Host), g.Coordinator.Port)
-	fmt.Fprintf(w, "Lag          %s\n", plural(g.Lag, "record"))
+	lag, unknown := plural(g.Lag, "record"), int64(0)
+	for _, o := range g.Offsets {
+		if o.Lag == nil {
+			unknown++
+		}
+	}
+	if unknown > 0 {
+		lag += ", not known for " + plural(unknown, "partition")
+	}
+	fmt.Fprintf(w, "Lag          %s\n", lag)
 	if len(g.Members) > 0 {
 		t := newTable("CLIENT", "HOST", "MEMBER", "PARTITIONS")
 		for _, m := range g.Members {
