@@ -135,7 +135,7 @@ func TestStartRefusesABusyPort(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("it left %v in the data directory (%v)", left, err)
 	}
-	oneLine(t, start(t, dir, "moldau.http.listener="+addr), "moldau.http.listener="+addr, "choose another by --http HOST:PORT, or --http off")
+	oneLine(t, start(t, dir, "moldau.http.listener="+addr), "moldau.http.listener: "+addr, "choose another port; --http HOST:PORT sets it, --http off leaves it out")
 }
 
 // TestRunRefusesAConfiguration: the one line that the command prints names what is wrong, where it was set and what would be right.

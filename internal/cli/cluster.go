@@ -243,7 +243,7 @@ func (d describedCluster) write(w io.Writer) error {
 	dirs := newTable("BROKER", "LOG DIR", "PARTITIONS", "SIZE", "FREE", "STATE")
 	for _, b := range d.Brokers {
 		for _, dir := range b.LogDirs {
-			dirs.add(b.ID, printable(dir.Path), numberOr(dir.Bytes != nil, int64(dir.Partitions), "-"), sizeText(dir.Bytes), freeText(dir), dir.state())
+			dirs.add(b.ID, printable(dir.Path), numberOr(dir.Bytes != nil, int64(dir.Partitions), "-"), knownBytesText(dir.Bytes), freeText(dir), dir.state())
 		}
 	}
 	if len(dirs.rows) == 1 {
@@ -274,7 +274,7 @@ func (l logDir) state() string {
 	return "ok"
 }
 
-func sizeText(n *int64) string {
+func knownBytesText(n *int64) string {
 	if n == nil {
 		return "-"
 	}
