@@ -73,6 +73,14 @@ var moldau = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 8 && os.Args[1] == franzMemberArg { // see memberCommand
+		a := os.Args[2:]
+		if err := franzMember(a[0], a[1], a[2], a[3], a[4], a[5]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	switch t := os.Getenv("MOLDAU_TARGET"); t {
 	case "", "moldau", "kafka":
 	default:
@@ -108,6 +116,7 @@ func envInt(t testing.TB, name string, def int64) int64 {
 // broker is one broker process, Moldau's or Kafka's, on a port and a directory that it keeps when it is started again.
 type broker struct {
 	t       testing.TB
+	kafka   bool // Apache Kafka, not Moldau
 	addr    string
 	dir     string   // the data directory given to the broker
 	props   []string // key=value, on top of the defaults
@@ -129,7 +138,13 @@ func startBroker(t testing.TB, props ...string) *broker {
 // newBroker is startBroker without the start.
 func newBroker(t testing.TB, props ...string) *broker {
 	t.Helper()
-	b := &broker{t: t, addr: freeAddr(t), props: props, dir: filepath.Join(t.TempDir(), "data"), logPath: filepath.Join(t.TempDir(), "log")}
+	return newBrokerOf(t, targetKafka, props...)
+}
+
+// newBrokerOf is newBroker for the tests that need Apache Kafka beside the broker under test.
+func newBrokerOf(t testing.TB, kafka bool, props ...string) *broker {
+	t.Helper()
+	b := &broker{t: t, kafka: kafka, addr: freeAddr(t), props: props, dir: filepath.Join(t.TempDir(), "data"), logPath: filepath.Join(t.TempDir(), "log")}
 	t.Cleanup(func() {
 		if b.cmd != nil {
 			b.stop()
@@ -141,7 +156,7 @@ func newBroker(t testing.TB, props ...string) *broker {
 
 // logDir is the directory that holds the partition directories.
 func (b *broker) logDir() string {
-	if targetKafka {
+	if b.kafka {
 		return filepath.Join(b.dir, "data")
 	}
 	return filepath.Join(b.dir, "log")
@@ -155,7 +170,7 @@ func (b *broker) start() time.Duration {
 	_, port, err := net.SplitHostPort(b.addr)
 	must(b.t, err)
 	var cmd *exec.Cmd
-	if targetKafka {
+	if b.kafka {
 		cmd = exec.Command(launcher(), "server", "run", port, b.dir)
 		cmd.Env = append(os.Environ(), "KAFKA_PROPERTIES="+strings.Join(b.props, "\n"))
 	} else if b.command != nil {
@@ -201,7 +216,7 @@ func (b *broker) start() time.Duration {
 // checkReadyLine demands the one line that says that the broker is ready, and at which address, in the log from an offset on.
 func (b *broker) checkReadyLine(from int64) {
 	b.t.Helper()
-	if targetKafka {
+	if b.kafka {
 		return
 	}
 	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
@@ -223,7 +238,7 @@ func (b *broker) stop() {
 	select {
 	case <-b.exited:
 		// Kafka's JVM reports the signal as its exit code.
-		if code := b.cmd.ProcessState.ExitCode(); code != 0 && !targetKafka {
+		if code := b.cmd.ProcessState.ExitCode(); code != 0 && !b.kafka {
 			b.t.Errorf("the broker ended with %v after SIGTERM\n%s", b.cmd.ProcessState, b.logTail())
 		}
 	case <-time.After(stopPatience):

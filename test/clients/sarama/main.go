@@ -1,7 +1,8 @@
-// Command sarama produces and reads with the sarama client.
+// Command sarama produces and reads with the sarama client, or is a member of a group.
 //
 //	sarama VERSION produce BOOTSTRAP TOPIC NAME   records of every codec to the codec's partition; prints "CODEC FIRST LAST" offsets
 //	sarama VERSION digest BOOTSTRAP TOPIC         reads everything; prints "PARTITION COUNT FIRST NEXT SHA256" lines
+//	sarama VERSION member BOOTSTRAP GROUP TOPIC NAME ASSIGNOR SESSION_MS   is a member of a group
 //
 // VERSION is the Kafka version whose requests sarama shall use, or "max". The records to produce are described in
 // otherclients_test.go, the digest in digest_test.go.
@@ -35,7 +36,7 @@ const (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 5 {
-		log.Fatal("usage: sarama VERSION produce|digest BOOTSTRAP TOPIC [NAME]")
+		log.Fatal("usage: sarama VERSION produce|digest|member BOOTSTRAP ...")
 	}
 	version := sarama.MaxVersion
 	if os.Args[1] != "max" {
@@ -49,6 +50,9 @@ func main() {
 	switch command := os.Args[2]; {
 	case command == "produce" && len(os.Args) == 6:
 		err = produce(version, os.Args[3], os.Args[4], os.Args[5])
+	case command == "member" && len(os.Args) == 9:
+		a := os.Args[3:]
+		err = runMember(version, a[0], a[1], a[2], a[3], a[4], a[5])
 	case command == "digest":
 		err = digest(version, os.Args[3], os.Args[4])
 	default:
