@@ -435,7 +435,7 @@ func (s *scenario) normalise(events []memberEvent) []string {
 	flush()
 	var read []string
 	for _, p := range slices.Sorted(maps.Keys(reads)) {
-		read = append(read, fmt.Sprintf("read %s%s", s.partitionName(p, ":"), ranges(reads[p])))
+		read = append(read, "read "+strings.TrimSpace(s.partitionName(p, ":")+ranges(reads[p])))
 	}
 	slices.Sort(read)
 	return append(lines, read...)
