@@ -94,7 +94,7 @@ func (c *rawConn) sendAll(t *testing.T, reqs ...kmsg.Request) {
 	var out []byte
 	for _, req := range reqs {
 		c.correlationID++
-		out = formatter.AppendRequest(out, req, c.correlationID)
+		out = append(out, formatter.AppendRequest(nil, req, c.correlationID)...) // it writes the length to the front of what it appends to
 	}
 	_, err := c.Write(out)
 	must(t, err)
@@ -105,7 +105,9 @@ func (c *rawConn) answerAll(t *testing.T, reqs ...kmsg.Request) []kmsg.Response 
 	var answers []kmsg.Response
 	for _, req := range reqs {
 		resp, err := c.answer(req)
-		must(t, err)
+		if err != nil {
+			t.Fatalf("%T: %v; answered before: %+v", req, err, answers)
+		}
 		answers = append(answers, resp)
 	}
 	return answers
