@@ -243,12 +243,12 @@ func (g *groupWitness) waitForCommits(t *testing.T, b *broker, n int64) {
 func (g *groupWitness) live(ctx, changing context.Context, b *broker, topic string, slot int, rnd *rand.Rand) {
 	for n := 0; ctx.Err() == nil; n++ {
 		end, stop := context.WithCancel(ctx)
-		timer := time.AfterFunc(time.Duration(500+rnd.IntN(6000))*time.Millisecond, func() {
+		timer := time.AfterFunc(time.Duration(1000+rnd.IntN(8000))*time.Millisecond, func() {
 			if changing.Err() == nil {
 				stop()
 			}
 		})
-		g.oneLife(ctx, end, b, topic, fmt.Sprintf("m%d-%d", slot, n), rnd.IntN(3) == 0, rnd)
+		g.oneLife(ctx, end, b, topic, fmt.Sprintf("m%d-%d", slot, n), rnd.IntN(5) == 0, rnd)
 		timer.Stop()
 		stop()
 	}
