@@ -148,7 +148,10 @@ func TestMirrorMaker(t *testing.T) {
 				middle = recordsPerClient + 3
 			}
 			eventually(t, f.group+" is copied", func() error {
-				at := committedOffsets(t, f.to, f.group, f.topic)
+				at, err := askCommitted(t, f.to, f.group, f.topic)
+				if err != nil {
+					return err
+				}
 				if at[0] != end || at[1] > middle || round == 1 && at[1] < recordsPerClient || at[2] != 0 {
 					return fmt.Errorf("its offsets are %v, want %d, at most %d, and 0", at, end, middle)
 				}

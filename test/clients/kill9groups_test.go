@@ -52,7 +52,7 @@ func TestKill9Groups(t *testing.T) {
 	defer stopSending()
 	producing.Go(func() { produceSlowly(sending, b, topic) })
 
-	g := &groupWitness{committed: map[int32]int64{}, owner: map[ownership]string{}}
+	g := &groupLedger{committed: map[int32]int64{}, owner: map[ownership]string{}}
 	changing, stopChanging := context.WithCancel(ctx)
 	defer stopChanging()
 	for i := range killGroupMembers {
@@ -120,8 +120,8 @@ type ownership struct {
 	generation, partition int32
 }
 
-// groupWitness sees what all members of the group are told, which no single one of them does.
-type groupWitness struct {
+// groupLedger sees what all members of the group are told, which no single one of them does.
+type groupLedger struct {
 	joins, leaves, crashes, rebalances, commitCount, refused atomic.Int64
 
 	mu        sync.Mutex // guards what follows
@@ -131,31 +131,31 @@ type groupWitness struct {
 	err       error
 }
 
-func (g *groupWitness) String() string {
+func (g *groupLedger) String() string {
 	return fmt.Sprintf("%d joins, %d leaves, %d crashes, %d assignments, %d commits, %d refused", g.joins.Load(), g.leaves.Load(), g.crashes.Load(),
 		g.rebalances.Load(), g.commitCount.Load(), g.refused.Load())
 }
 
-func (g *groupWitness) fail(format string, args ...any) {
+func (g *groupLedger) fail(format string, args ...any) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.err = errors.Join(g.err, fmt.Errorf(format, args...))
 }
 
-func (g *groupWitness) failure() error {
+func (g *groupLedger) failure() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.err
 }
 
-func (g *groupWitness) commits() map[int32]int64 {
+func (g *groupLedger) commits() map[int32]int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return maps.Clone(g.committed)
 }
 
 // owns notes that a member owns partitions in a generation.
-func (g *groupWitness) owns(member string, generation int32, partitions map[int32]bool) {
+func (g *groupLedger) owns(member string, generation int32, partitions map[int32]bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for p := range partitions {
@@ -168,7 +168,7 @@ func (g *groupWitness) owns(member string, generation int32, partitions map[int3
 }
 
 // acknowledged notes a commit. The answers to two commits may be looked at in another order than they were given.
-func (g *groupWitness) acknowledged(offsets map[int32]kgo.EpochOffset) {
+func (g *groupLedger) acknowledged(offsets map[int32]kgo.EpochOffset) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for p, o := range offsets {
@@ -177,7 +177,7 @@ func (g *groupWitness) acknowledged(offsets map[int32]kgo.EpochOffset) {
 	g.commitCount.Add(1)
 }
 
-func (g *groupWitness) sees(p int32, offset int64) {
+func (g *groupLedger) sees(p int32, offset int64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.read[p] == nil {
@@ -187,7 +187,7 @@ func (g *groupWitness) sees(p int32, offset int64) {
 }
 
 // skipped demands that somebody has read each record.
-func (g *groupWitness) skipped(ends map[int32]int64) error {
+func (g *groupLedger) skipped(ends map[int32]int64) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range slices.Sorted(maps.Keys(ends)) {
@@ -201,7 +201,7 @@ func (g *groupWitness) skipped(ends map[int32]int64) error {
 }
 
 // watch asks for the committed offsets all the time, as a stranger does.
-func (g *groupWitness) watch(ctx context.Context, b *broker, topic string) {
+func (g *groupLedger) watch(ctx context.Context, b *broker, topic string) {
 	c, err := kgo.NewClient(kgo.SeedBrokers(b.addr), kgo.RetryTimeout(5*time.Minute))
 	if err != nil {
 		g.fail("%v", err)
@@ -226,7 +226,7 @@ func (g *groupWitness) watch(ctx context.Context, b *broker, topic string) {
 }
 
 // waitForCommits waits until the group has committed n times more.
-func (g *groupWitness) waitForCommits(t *testing.T, b *broker, n int64) {
+func (g *groupLedger) waitForCommits(t *testing.T, b *broker, n int64) {
 	t.Helper()
 	want := g.commitCount.Load() + n
 	for until := time.Now().Add(3 * time.Minute); g.commitCount.Load() < want; time.Sleep(5 * time.Millisecond) {
@@ -240,7 +240,7 @@ func (g *groupWitness) waitForCommits(t *testing.T, b *broker, n int64) {
 
 // live is one member after the other: each joins, reads and commits for a while, and leaves or crashes. When changing has ended one
 // more stays until ctx ends.
-func (g *groupWitness) live(ctx, changing context.Context, b *broker, topic string, slot int, rnd *rand.Rand) {
+func (g *groupLedger) live(ctx, changing context.Context, b *broker, topic string, slot int, rnd *rand.Rand) {
 	for n := 0; ctx.Err() == nil; n++ {
 		end, stop := context.WithCancel(ctx)
 		timer := time.AfterFunc(time.Duration(1000+rnd.IntN(8000))*time.Millisecond, func() {
@@ -255,7 +255,7 @@ func (g *groupWitness) live(ctx, changing context.Context, b *broker, topic stri
 }
 
 // oneLife is a member from joining until end. One that crashes loses its connections first, so that nobody hears of it.
-func (g *groupWitness) oneLife(ctx, end context.Context, b *broker, topic, name string, crash bool, rnd *rand.Rand) {
+func (g *groupLedger) oneLife(ctx, end context.Context, b *broker, topic, name string, crash bool, rnd *rand.Rand) {
 	line := &cutLine{conns: map[net.Conn]bool{}}
 	var mu sync.Mutex // guards what follows
 	mine := map[int32]bool{}
@@ -330,7 +330,7 @@ func (g *groupWitness) oneLife(ctx, end context.Context, b *broker, topic, name 
 }
 
 // commit commits, and waits for the answer if it shall.
-func (g *groupWitness) commit(ctx context.Context, c *kgo.Client, topic string, offsets map[int32]kgo.EpochOffset, wait bool) {
+func (g *groupLedger) commit(ctx context.Context, c *kgo.Client, topic string, offsets map[int32]kgo.EpochOffset, wait bool) {
 	done := make(chan struct{})
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	c.CommitOffsets(ctx, map[string]map[int32]kgo.EpochOffset{topic: offsets}, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
