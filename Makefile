@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures powerloss bench-kafka
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures powerloss bench-kafka parity parity-record kill9-groups
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ test: ## all tests that need nothing but Go
 	$(GO) test ./...
 
 test-clients: install-clients ## real clients and Kafka's tools against the broker; as root on Debian 12 it installs them itself
-	$(CLIENTS) -timeout 30m -v
+	$(CLIENTS) -timeout 40m -v
 
 install-clients:
 	test/clients/install
@@ -47,6 +47,15 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 
 kill9: ## KILLS (default 100) times kill -9 under load, nothing lost and nothing twice
 	KILLS=$${KILLS:-100} $(CLIENTS) -timeout 4h -v -run '^TestKill9$$'
+
+kill9-groups: ## KILLS (default 200) times kill -9 while members of a group join, leave and commit
+	KILLS=$${KILLS:-200} $(CLIENTS) -timeout 6h -v -run '^TestKill9Groups$$'
+
+parity: install-clients ## members of groups with seven clients, against Apache Kafka and Moldau side by side
+	PARITY=live $(CLIENTS) -timeout 30m -v -run '^TestGroupsParity$$'
+
+parity-record: install-clients ## write Kafka's logs, with which test-clients compares, anew
+	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^TestGroupsParity$$'
 
 roundtrip: install-clients ## at least 1 GB of text through every codec and four clients
 	ROUNDTRIP_BYTES=$${ROUNDTRIP_BYTES:-1073741824} $(CLIENTS) -timeout 6h -v -run '^TestRoundTrip$$'
