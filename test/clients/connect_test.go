@@ -152,8 +152,8 @@ func TestMirrorMaker(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if at[0] != end || at[1] > middle || round == 1 && at[1] < recordsPerClient || at[2] != 0 {
-					return fmt.Errorf("its offsets are %v, want %d, at most %d, and 0", at, end, middle)
+				if at[0] != end || at[1] > middle || round == 1 && at[1] == 0 || at[2] != 0 {
+					return fmt.Errorf("its offsets are %v, want %d, up to %d, and 0", at, end, middle)
 				}
 				return nil
 			}, mm)
