@@ -67,6 +67,9 @@ func TestGroupsParity(t *testing.T) {
 	if !slices.Contains([]string{"", "record", "live"}, mode) || mode == "record" && !targetKafka || mode == "live" && targetKafka {
 		t.Fatalf("PARITY=%s MOLDAU_TARGET=%s: want PARITY=live, or PARITY=record with MOLDAU_TARGET=kafka", mode, os.Getenv("MOLDAU_TARGET"))
 	}
+	for _, a := range parityAllowed {
+		t.Logf("allowed to differ with %s: %s, because %s", a.client, a.line, a.reason)
+	}
 	b := startBroker(t)
 	var peer *broker
 	if mode == "live" {

@@ -127,7 +127,7 @@ func toolActiveGroup(t *testing.T, b *broker) {
 	fill(t, b, topic, 2, 10, time.Now())
 	assigned := make(chan struct{}, 100)
 	c := b.client(kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ClientID("tool-member"), kgo.Balancers(kgo.RangeBalancer()),
-		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.RequireStableFetchOffsets(),
+		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.OnPartitionsAssigned(func(context.Context, *kgo.Client, map[string][]int32) { assigned <- struct{}{} }))
 	<-assigned
 	done := make(chan error, 1)
