@@ -122,7 +122,7 @@ func (c *rawConn) askAll(t *testing.T, reqs ...kmsg.Request) []kmsg.Response {
 // waitForCoordinator asks until the group's coordinator is there: the first one to ask makes __consumer_offsets.
 func waitForCoordinator(t *testing.T, c *rawConn, group string) {
 	t.Helper()
-	for until := time.Now().Add(rawPatience); ; time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(startPatience); ; time.Sleep(20 * time.Millisecond) {
 		req := kmsg.NewPtrFindCoordinatorRequest()
 		req.Version = 3
 		req.CoordinatorKey = group

@@ -212,16 +212,54 @@ func (g *groupLedger) watch(ctx context.Context, b *broker, topic string) {
 		before := g.commits()
 		got, err := kadm.NewClient(c).FetchOffsets(ctx, killGroup)
 		if err == nil {
-			for p, o := range before {
-				if now, is := got[topic][p]; !is || now.Err != nil || now.At < o {
-					g.fail("partition %d: %d was acknowledged, then asking gives %+v", p, o, now)
-				}
-			}
+			g.asked(before, got[topic])
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
 		}
+	}
+}
+
+// asked compares what was acknowledged with what the broker has said afterwards.
+func (g *groupLedger) asked(before map[int32]int64, got map[int32]kadm.OffsetResponse) {
+	for p, o := range before {
+		if now, is := got[p]; !is || now.Err != nil || now.At < o {
+			g.fail("partition %d: %d was acknowledged, then asking gives %+v", p, o, now)
+		}
+	}
+}
+
+// TestGroupLedger: the ledger of TestKill9Groups finds what it is there to find.
+func TestGroupLedger(t *testing.T) {
+	answer := func(at int64) map[int32]kadm.OffsetResponse {
+		return map[int32]kadm.OffsetResponse{2: {Offset: kadm.Offset{Partition: 2, At: at}}}
+	}
+	for what, c := range map[string]struct {
+		fault bool
+		do    func(g *groupLedger)
+	}{
+		"one owner after the other": {false, func(g *groupLedger) {
+			g.owns("a", 1, map[int32]bool{0: true, 1: true})
+			g.owns("b", 2, map[int32]bool{0: true})
+			g.owns("a", 2, map[int32]bool{1: true})
+		}},
+		"two owners":           {true, func(g *groupLedger) { g.owns("a", 7, map[int32]bool{0: true}); g.owns("b", 7, map[int32]bool{0: true}) }},
+		"a commit that stays":  {false, func(g *groupLedger) { g.asked(map[int32]int64{2: 5}, answer(5)) }},
+		"a commit behind":      {true, func(g *groupLedger) { g.asked(map[int32]int64{2: 5}, answer(4)) }},
+		"a commit that is not": {true, func(g *groupLedger) { g.asked(map[int32]int64{1: 5}, answer(5)) }},
+	} {
+		g := &groupLedger{committed: map[int32]int64{}, owner: map[ownership]string{}}
+		c.do(g)
+		if (g.failure() != nil) != c.fault {
+			t.Errorf("%s: %v", what, g.failure())
+		}
+	}
+	g := &groupLedger{committed: map[int32]int64{0: 3}}
+	g.sees(0, 0)
+	g.sees(0, 2)
+	if g.skipped(map[int32]int64{0: 3}) == nil {
+		t.Error("a record that nobody has read is not missed")
 	}
 }
 

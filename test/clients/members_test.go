@@ -145,9 +145,27 @@ func (m *member) kill(t testing.TB) {
 	t.Helper()
 	must(t, m.cmd.Process.Signal(syscall.SIGKILL))
 	<-m.exited
+	m.note("killed")
+}
+
+// freeze makes the member stand still, thaw lets it go on.
+func (m *member) freeze(t testing.TB) {
+	t.Helper()
+	must(t, m.cmd.Process.Signal(syscall.SIGSTOP))
+	m.note("frozen")
+}
+
+func (m *member) thaw(t testing.TB) {
+	t.Helper()
+	m.note("thawed")
+	must(t, m.cmd.Process.Signal(syscall.SIGCONT))
+}
+
+// note adds an event that the test has made.
+func (m *member) note(event string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.events = append(m.events, memberEvent{TimeUs: time.Now().UnixMicro(), Event: "killed"})
+	m.events = append(m.events, memberEvent{TimeUs: time.Now().UnixMicro(), Event: event})
 }
 
 // owned is what a member owns after events.
@@ -163,7 +181,7 @@ func owned(events []memberEvent) map[int32]bool {
 			for _, p := range e.Partitions {
 				delete(of, p)
 			}
-		case "left", "killed":
+		case "left", "killed", "frozen":
 			clear(of)
 		}
 	}
