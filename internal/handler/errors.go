@@ -31,6 +31,7 @@ var codes = []struct {
 	{partition.ErrTimedOut, wire.RequestTimedOut},
 	{partition.ErrNotSettled, wire.OffsetNotAvailable},
 	{partition.ErrTransactional, wire.TransactionalIDAuthorizationFailed},
+	{partition.ErrPolicy, wire.PolicyViolation},
 	{partition.ErrInvalid, wire.InvalidRecord},
 	{storage.ErrOffsetRange, wire.OffsetOutOfRange},
 	{storage.ErrOutOfOrder, wire.OutOfOrderSequenceNumber},

@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/internal/record"
 )
 
 // question is one request of the script that Kafka and this broker are asked, in order.
@@ -60,7 +62,7 @@ func on(partition int32, brokers ...int32) func(*kmsg.CreateTopicsRequestTopic) 
 
 func script(ids *topicIDs) []question {
 	var qs []question
-	for _, part := range [][]question{versionsScript(), createScript(), metadataScript(ids), partitionsScript(), describeConfigsScript(), alterConfigsScript(), describeScript(), deleteScript()} {
+	for _, part := range [][]question{versionsScript(), createScript(), metadataScript(ids), partitionsScript(), describeConfigsScript(), alterConfigsScript(), describeScript(), logScript(), deleteScript()} {
 		qs = append(qs, part...)
 	}
 	return qs
@@ -369,6 +371,83 @@ func describeScript() []question {
 		{"partitions of all from a missing topic on", 0, partitions(3, at("mao", 1)), false},
 		{"reassignments of all", 0, reassignments(), false},
 		{"reassignments of topics", 0, reassignments(kmsg.ListPartitionReassignmentsRequestTopic{Topic: "three", Partitions: []int32{0, 9}}, kmsg.ListPartitionReassignmentsRequestTopic{Topic: "missing"}), false},
+	}
+}
+
+// logScript writes records, deletes some and asks for the sizes of the logs.
+func logScript() []question {
+	produce := func(topic string, values ...string) *kmsg.ProduceRequest {
+		b := record.NewBuilder(record.None)
+		for _, v := range values {
+			b.Add(1_700_000_000_000, []byte("key"), []byte(v))
+		}
+		batch, err := b.Finish()
+		if err != nil {
+			panic(err)
+		}
+		r := kmsg.NewPtrProduceRequest()
+		r.Acks, r.TimeoutMillis = -1, 10_000
+		r.Topics = []kmsg.ProduceRequestTopic{{Topic: topic, Partitions: []kmsg.ProduceRequestTopicPartition{{Partition: 0, Records: batch}}}}
+		return r
+	}
+	del := func(topic string, offsets ...int64) *kmsg.DeleteRecordsRequest {
+		r := kmsg.NewPtrDeleteRecordsRequest()
+		r.TimeoutMillis = 10_000
+		t := kmsg.DeleteRecordsRequestTopic{Topic: topic}
+		for i, o := range offsets {
+			t.Partitions = append(t.Partitions, kmsg.DeleteRecordsRequestTopicPartition{Partition: int32(i), Offset: o})
+		}
+		r.Topics = append(r.Topics, t)
+		return r
+	}
+	list := func(topic string, timestamps ...int64) *kmsg.ListOffsetsRequest {
+		r := kmsg.NewPtrListOffsetsRequest()
+		r.ReplicaID = -1
+		t := kmsg.ListOffsetsRequestTopic{Topic: topic}
+		for _, ts := range timestamps {
+			t.Partitions = append(t.Partitions, kmsg.ListOffsetsRequestTopicPartition{Partition: 0, CurrentLeaderEpoch: -1, Timestamp: ts})
+		}
+		r.Topics = append(r.Topics, t)
+		return r
+	}
+	dirs := func(topics ...kmsg.DescribeLogDirsRequestTopic) *kmsg.DescribeLogDirsRequest {
+		r := kmsg.NewPtrDescribeLogDirsRequest()
+		r.Topics = topics
+		return r
+	}
+	return []question{
+		{"create a topic for records", 7, creation(nil, topicOf("records", 2, 1, with("cleanup.policy", ptr("delete")))), false},
+		{"create a compacted topic", 7, creation(nil, topicOf("compacted", 1, 1, with("cleanup.policy", ptr("compact")))), false},
+		{"create a topic that is compacted and deleted", 7, creation(nil, topicOf("both", 1, 1, with("cleanup.policy", ptr("compact,delete")))), false},
+		{"create a topic without a cleanup policy", 7, creation(nil, topicOf("neither", 1, 1, with("cleanup.policy", ptr("")))), true},
+		{"produce", 9, produce("records", "a", "b", "c"), false},
+		{"produce", 9, produce("records", "d"), false},
+		{"produce to a compacted topic", 9, produce("compacted", "a"), false},
+		{"produce to compacted and deleted", 9, produce("both", "a"), false},
+		{"produce without a cleanup policy", 9, produce("neither", "a"), false},
+		{"delete no records", everyVersion, del("records", 0), false},
+		{"delete records", everyVersion, del("records", 2), false},
+		{"delete records again", 2, del("records", 1), false},
+		{"delete records, all", 2, del("records", -1, -1), false},
+		{"delete records beyond the end", 2, del("records", 5), false},
+		{"delete records: negative", 2, del("records", -2), false},
+		{"delete records: unknown partition", 2, del("records", 0, 0, 0), false},
+		{"delete records: unknown topic", everyVersion, del("missing", 0), false},
+		{"delete records: bad name", 2, del("a/b", 0), false},
+		{"delete records: internal", 2, del("__consumer_offsets", 0), false},
+		{"delete records: compacted", 2, del("compacted", 0), false},
+		{"delete records: compacted and deleted", 2, del("both", 1), false},
+		{"delete records: no cleanup policy", 2, del("neither", 1), false},
+		{"delete records of nothing", 2, kmsg.NewPtrDeleteRecordsRequest(), false},
+		{"earliest after deletion", 7, list("records", -2), false},
+		{"latest after deletion", 7, list("records", -1), false},
+		{"newest after deletion", 7, list("records", -3), false},
+		{"by time after deletion", 7, list("records", 1_600_000_000_000), false},
+		{"log dirs of a topic", everyVersion, dirs(kmsg.DescribeLogDirsRequestTopic{Topic: "records", Partitions: []int32{1, 0, 7}}), false},
+		{"log dirs of topics", 5, dirs(kmsg.DescribeLogDirsRequestTopic{Topic: "compacted", Partitions: []int32{0}}, kmsg.DescribeLogDirsRequestTopic{Topic: "missing", Partitions: []int32{0}}), false},
+		{"log dirs of a missing topic", 5, dirs(kmsg.DescribeLogDirsRequestTopic{Topic: "missing", Partitions: []int32{0}}), false},
+		{"log dirs of nothing", 5, dirs([]kmsg.DescribeLogDirsRequestTopic{}...), false},
+		{"log dirs of everything", 5, kmsg.NewPtrDescribeLogDirsRequest(), false},
 	}
 }
 

@@ -16,6 +16,7 @@ var (
 	ErrNotEnoughReplicas = errors.New("not enough in-sync replicas")     // NOT_ENOUGH_REPLICAS
 	ErrTimedOut          = errors.New("not committed in time")           // REQUEST_TIMED_OUT
 	ErrNotSettled        = errors.New("the new leader does not know the high watermark yet")
+	ErrPolicy            = errors.New("cleanup.policy does not allow it")      // POLICY_VIOLATION
 	ErrInvalid           = errors.New("the records are not what is asked for") // INVALID_RECORD
 	ErrTransactional     = errors.New("transactions are not supported yet")    // TRANSACTIONAL_ID_AUTHORIZATION_FAILED
 )

@@ -224,6 +224,9 @@ func (m *Manager) Lookup(topic string, id wire.UUID, index int32) (*Partition, e
 	return nil, fmt.Errorf("%s has %d partitions, no %d: %w", e.name, e.count, index, ErrUnknown)
 }
 
+// LogDir is the log dir that holds the partitions.
+func (m *Manager) LogDir() *storage.Dir { return m.o.Dir }
+
 // Partitions are all partitions that this broker holds, in no order.
 func (m *Manager) Partitions() []*Partition {
 	m.mu.RLock()

@@ -127,12 +127,19 @@ func (p *Partition) advance() {
 	defer p.mu.Unlock()
 	risen := p.mu.state.Moved(ends)
 	if risen {
-		p.hw.Store(p.mu.state.HighWatermark())
+		p.committedLocked()
 	}
 	p.wakeAcksLocked(ends)
 	if risen {
 		p.wakeWatchersLocked()
 	}
+}
+
+// committedLocked tells readers and the log how far the high watermark is.
+func (p *Partition) committedLocked() {
+	hw := p.mu.state.HighWatermark()
+	p.hw.Store(hw)
+	p.log.SetCommitted(hw)
 }
 
 // flushed is the log's hook: a flush ended, or the log dir went offline.
@@ -393,7 +400,7 @@ func (p *Partition) apply(a replica.Assignment, s *settings, cfg storage.LogConf
 	defer p.mu.Unlock()
 	changed := p.mu.state.Apply(a)
 	p.mu.state.Moved(ends)
-	p.hw.Store(p.mu.state.HighWatermark())
+	p.committedLocked()
 	p.wakeAcksLocked(ends)
 	if changed {
 		p.wakeWatchersLocked()

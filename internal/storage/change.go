@@ -84,7 +84,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	if err := l.dir.fs.SyncDir(l.path); err != nil {
 		return err
 	}
-	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt, true); err != nil {
+	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
 		return err
 	}
 	// From the newest file backwards: a crash in between leaves a shorter prefix.
@@ -113,6 +113,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	if err := l.scan(scanStart{first, 0, base, false}); err != nil {
 		return err
 	}
+	l.mu.epochs.cutHead(v.logStart)
 	if got := len(l.view.Load().segments); got != i+1 {
 		return &CorruptionError{l.path, 0, fmt.Errorf("%d segments of %d are left after the truncation", got, i+1)}
 	}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -327,17 +326,13 @@ func (d *Dir) Close() error {
 		return nil
 	}
 	d.mu.closed = true
-	logs := make([]*Log, 0, len(d.mu.logs))
-	for _, l := range d.mu.logs {
-		logs = append(logs, l)
-	}
 	d.mu.Unlock()
+	logs := d.allLogs()
 	select {
 	case d.wake <- struct{}{}:
 	default:
 	}
 	d.wg.Wait()
-	slices.SortFunc(logs, func(a, b *Log) int { return strings.Compare(a.path, b.path) })
 	var errs []error
 	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}
 	for _, l := range logs {

@@ -9,13 +9,13 @@
 //
 //	S1  Offsets are dense per batch: a batch begins where the one before ended, and
 //	    an offset, once readable below Flushed, never changes its bytes.
-//	S2  logStart <= flushed <= logEnd. Flushed only falls in Truncate.
+//	S2  logStart <= flushed <= logEnd. Flushed only falls in Truncate, and never below logStart.
 //	S3  Whatever lies below Flushed survives a power loss: the bytes, the names of the
 //	    files and directories that hold them, and the fact that there is data.
 //	S4  After recovery the log is a prefix of what was appended, and holds at least
 //	    everything below the Flushed that was ever reported.
 //	S5  Leader epochs never fall with the offset, and the epoch cache equals what the
-//	    batches say (plus at most one entry at the log end).
+//	    batches from the log start on say (plus at most one entry at the log end).
 //	S6  The producer state is the fold of the batches: after recovery it gives the same
 //	    verdict on the next batch, and knows the same five batches, as before.
 //	S7  An index lookup finds the batch that a scan from the first byte finds.
@@ -24,6 +24,7 @@
 //	    never becomes an empty log.
 //	S10 Recovery removes nothing: torn tails and foreign files are set aside first.
 //	S11 After a failed write or sync the log dir is fenced: it acknowledges nothing more.
+//	S12 The log start never falls, also not over a power loss: it is durable before it is seen.
 //
 // # Files
 //

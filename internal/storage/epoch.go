@@ -76,6 +76,17 @@ func (c *epochs) cut(offset int64) {
 	c.entries = c.entries[:sort.Search(len(c.entries), func(i int) bool { return c.entries[i].StartOffset >= offset })]
 }
 
+// cutHead drops what is below the log start: the epoch that start is in begins there. It
+// reports whether anything changed.
+func (c *epochs) cutHead(start int64) bool {
+	i := sort.Search(len(c.entries), func(i int) bool { return c.entries[i].StartOffset > start }) - 1
+	if i < 0 || i == 0 && c.entries[0].StartOffset == start {
+		return false
+	}
+	c.entries = append([]EpochEntry{{c.entries[i].Epoch, start}}, c.entries[i+1:]...)
+	return true
+}
+
 func encodeEpochs(entries []EpochEntry) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "0\n%d\n", len(entries))

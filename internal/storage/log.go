@@ -64,6 +64,8 @@ type Log struct {
 	end  atomic.Pointer[mark] // log end (S2)
 	safe atomic.Pointer[mark] // flushed: below it everything is durable (S3)
 
+	committed atomic.Int64 // the high watermark as SetCommitted told it
+
 	// syncing makes flushes of this log follow each other and excludes truncation, so that a
 	// flush never counts for bytes that were cut; held over sync. Order: files, syncing, mu.
 	syncing sync.Mutex
@@ -335,6 +337,7 @@ func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 		l.dir.requestPoint(l)
 	}
 	l.view.Store(&view{append(slices.Clone(v.segments), seg), v.logStart})
+	l.end.Store(&mark{base, seg, 0})
 	return seg, nil
 }
 
@@ -471,7 +474,8 @@ func (l *Log) Epochs() []EpochEntry {
 func (l *Log) LastStable(highWatermark int64) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mu.producers.lastStable(highWatermark)
+	// A transaction that began below the log start cannot be read from its first record.
+	return max(l.mu.producers.lastStable(highWatermark), min(l.Start(), highWatermark))
 }
 
 // Aborted lists the aborted transactions that overlap [from, upTo), as a

@@ -20,7 +20,9 @@ import (
 // kind 1, present: the partition has data (S9). It is synced before the first
 // acknowledgement. kind 2, point: how far the partition's files were synced, and the
 // state of leader epochs and producers there; written only after those syncs, so a
-// point is never wrong. kind 3, gone: the partition was deleted.
+// point is never wrong. kind 3, gone: the partition was deleted. kind 4, start: the log
+// start offset, synced before anybody sees it (S12). kind 5, cleaned: how far compaction
+// has come, and below which offset it may have left gaps; synced before the first of them.
 // The last record of a kind counts. A torn tail ends the file; it is rewritten by
 // writeAtomic when it has grown to several times of what is alive.
 const (
@@ -28,6 +30,8 @@ const (
 	kindPresent  = 1
 	kindPoint    = 2
 	kindGone     = 3
+	kindStart    = 4
+	kindCleaned  = 5
 
 	manifestFrameBytes = 8
 	manifestSlackBytes = 1 << 20
@@ -59,10 +63,18 @@ type point struct {
 	producers   []byte // producers.encode
 }
 
+// cleaned is how far compaction has come in a log.
+type cleaned struct {
+	dirty int64 // below it every segment was compacted: Kafka's cleaner offset
+	gaps  int64 // below it offsets may be missing between batches; at least dirty
+}
+
 type manifestEntry struct {
 	tp      TopicPartition
 	present bool
 	point   *point
+	start   int64 // log start offset, also where the point has an older one
+	cleaned cleaned
 }
 
 // manifest owns the file. Safe for concurrent use.
@@ -137,13 +149,17 @@ func (m *manifest) apply(body []byte) error {
 		if r.err != nil {
 			return r.err
 		}
-		e.present, e.point = true, pt
+		e.present, e.point, e.start = true, pt, max(e.start, pt.logStart)
+	case kindStart:
+		e.start = r.varint()
+	case kindCleaned:
+		e.cleaned = cleaned{r.varint(), r.varint()}
 	case kindGone:
 		delete(m.mu.entries, key)
 	default:
 		return fmt.Errorf("record of kind %d, which this version does not know", kind[0])
 	}
-	return nil
+	return r.err
 }
 
 // fields lists the integers of a point in the order of the file.
@@ -152,24 +168,39 @@ func (pt *point) fields() []*int64 {
 		&pt.maxTsMs, &pt.maxTsOffset, &pt.firstTsMs, &pt.createdMs}
 }
 
-func manifestRecord(kind byte, key partitionKey, tp TopicPartition, pt *point) []byte {
+// encode is the body of a point's record.
+func (pt *point) encode() []byte {
+	var out []byte
+	for _, f := range pt.fields() {
+		out = binary.AppendVarint(out, *f)
+	}
+	out = binary.AppendUvarint(out, uint64(len(pt.epochs)))
+	for _, e := range pt.epochs {
+		out = binary.AppendVarint(out, int64(e.Epoch))
+		out = binary.AppendVarint(out, e.StartOffset)
+	}
+	return append(out, pt.producers...)
+}
+
+func (c cleaned) encode() []byte { return varints(c.dirty, c.gaps) }
+
+// varints is the body of a record of integers.
+func varints(values ...int64) []byte {
+	var out []byte
+	for _, v := range values {
+		out = binary.AppendVarint(out, v)
+	}
+	return out
+}
+
+func manifestRecord(kind byte, key partitionKey, tp TopicPartition, body []byte) []byte {
 	out := make([]byte, manifestFrameBytes, 128)
 	out = append(out, kind)
 	out = append(out, key.topicID[:]...)
 	out = binary.AppendVarint(out, int64(key.partition))
 	out = binary.AppendUvarint(out, uint64(len(tp.Topic)))
 	out = append(out, tp.Topic...)
-	if pt != nil {
-		for _, f := range pt.fields() {
-			out = binary.AppendVarint(out, *f)
-		}
-		out = binary.AppendUvarint(out, uint64(len(pt.epochs)))
-		for _, e := range pt.epochs {
-			out = binary.AppendVarint(out, int64(e.Epoch))
-			out = binary.AppendVarint(out, e.StartOffset)
-		}
-		out = append(out, pt.producers...)
-	}
+	out = append(out, body...)
 	binary.BigEndian.PutUint32(out, uint32(len(out)-manifestFrameBytes))
 	binary.BigEndian.PutUint32(out[4:], crc32.Checksum(out[manifestFrameBytes:], castagnoli))
 	return out
@@ -191,9 +222,15 @@ func (m *manifest) rewriteLocked() error {
 	for _, k := range keys {
 		e := m.mu.entries[k]
 		if e.point != nil {
-			data = append(data, manifestRecord(kindPoint, k, e.tp, e.point)...)
+			data = append(data, manifestRecord(kindPoint, k, e.tp, e.point.encode())...)
 		} else {
 			data = append(data, manifestRecord(kindPresent, k, e.tp, nil)...)
+		}
+		if e.start > 0 {
+			data = append(data, manifestRecord(kindStart, k, e.tp, varints(e.start))...)
+		}
+		if e.cleaned != (cleaned{}) {
+			data = append(data, manifestRecord(kindCleaned, k, e.tp, e.cleaned.encode())...)
 		}
 	}
 	if err := writeAtomic(m.fs, m.dir, manifestFile, data); err != nil {
@@ -211,19 +248,24 @@ func (m *manifest) rewriteLocked() error {
 }
 
 // add appends a record, synced if asked for. A failure ends the manifest's use: what
-// a failed write left in the file is not known.
-func (m *manifest) add(kind byte, key partitionKey, tp TopicPartition, pt *point, synced bool) error {
-	rec := manifestRecord(kind, key, tp, pt)
+// a failed write or sync left in the file is not known. A full volume does not: the next
+// record is written over what there was room for.
+func (m *manifest) add(kind byte, key partitionKey, tp TopicPartition, body []byte, synced bool) error {
+	rec := manifestRecord(kind, key, tp, body)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mu.broken != nil {
 		return m.mu.broken
 	}
+	full := false
 	err := func() error {
 		if m.mu.file == nil {
 			return ErrClosed
 		}
-		if _, err := m.mu.file.WriteAt(rec, m.mu.size); err != nil {
+		if _, err := m.mu.file.WriteAt(rec, m.mu.size); vfs.IsNoSpace(err) {
+			full = true
+			return err
+		} else if err != nil {
 			return err
 		}
 		m.mu.size += int64(len(rec))
@@ -236,11 +278,13 @@ func (m *manifest) add(kind byte, key partitionKey, tp TopicPartition, pt *point
 			panic(fmt.Sprintf("BUG: manifest cannot read its own record: %v", err))
 		}
 		if m.mu.size > manifestSlackBytes+4*m.mu.live {
-			return m.rewriteLocked()
+			if err := m.rewriteLocked(); !vfs.IsNoSpace(err) {
+				return err // without room the file just goes on growing
+			}
 		}
 		return nil
 	}()
-	if err != nil && !errors.Is(err, ErrClosed) {
+	if err != nil && !full && !errors.Is(err, ErrClosed) {
 		m.mu.broken = fmt.Errorf("manifest in %s: %w", m.dir, err)
 		return m.mu.broken
 	}

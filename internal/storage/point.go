@@ -96,7 +96,7 @@ func (l *Log) savePointFiles() error {
 		return l.dir.failed(err)
 	}
 	seg.saved.offsets, seg.saved.times = int(pt.offsetsLen), int(pt.timesLen)
-	return l.dir.manifest.add(kindPoint, l.key(), l.tp, pt, true)
+	return l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true)
 }
 
 const epochsFile = "leader-epoch-checkpoint"

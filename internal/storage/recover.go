@@ -41,11 +41,10 @@ func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flush
 			l.path, ErrMissing, d.opts.MetaDir, tp)
 	}
 	if exists {
-		var from *point
-		if recorded {
-			from = entry.point
+		if !recorded {
+			entry = nil
 		}
-		if err := l.load(from, recorded); err != nil {
+		if err := l.load(entry); err != nil {
 			return nil, fmt.Errorf("open %v: %w", tp, err)
 		}
 		if !recorded && len(l.view.Load().segments) > 0 {
@@ -106,12 +105,18 @@ func (l *Log) claimDirectory() (bool, error) {
 	return false, nil
 }
 
-// load reads the directory. from is where reading may begin, or nil. Only OpenLog
+// load reads the directory. entry is what the manifest says of the log, or nil. Only OpenLog
 // calls it, before anybody else knows the log; it takes mu for the sake of its callees.
-func (l *Log) load(from *point, recorded bool) error {
+func (l *Log) load(entry *manifestEntry) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	recorded := entry != nil
 	l.mu.present = recorded
+	var from *point
+	logStart := l.dir.starts[l.tp]
+	if recorded {
+		from, logStart = entry.point, entry.start
+	}
 	segments, err := l.listSegments()
 	if err != nil || len(segments) == 0 {
 		if err == nil && from != nil {
@@ -127,12 +132,7 @@ func (l *Log) load(from *point, recorded bool) error {
 	if err != nil {
 		return err
 	}
-	v := &view{segments: segments, logStart: segments[0].base}
-	if from != nil {
-		v.logStart = max(v.logStart, from.logStart)
-	} else if !recorded {
-		v.logStart = max(v.logStart, l.dir.starts[l.tp]) // records below were deleted by request
-	}
+	v := &view{segments: segments, logStart: max(segments[0].base, logStart)}
 	l.view.Store(v)
 	var aborted []AbortedTxn
 	for _, s := range segments[:start.index] {
@@ -146,9 +146,12 @@ func (l *Log) load(from *point, recorded bool) error {
 	if err := l.scan(start); err != nil {
 		return err
 	}
-	if v := l.view.Load(); v.logStart > l.End() {
-		l.view.Store(&view{v.segments, max(v.segments[0].base, l.End())})
+	if v := l.view.Load(); v.logStart > l.End() && !recorded {
+		l.view.Store(&view{v.segments, l.End()}) // Kafka's own start, of records that it lost
+	} else if v.logStart > l.End() {
+		return &CorruptionError{l.path, 0, fmt.Errorf("%w: the log ends at offset %d and begins at %d", ErrMissing, l.End(), v.logStart)}
 	}
+	l.mu.epochs.cutHead(l.Start())
 	return l.settle(start)
 }
 
@@ -286,7 +289,7 @@ func (l *Log) legacyStart(segments []*segment) (scanStart, error) {
 // snapshotBefore goes back from segment i to one at whose base the producer state is
 // known: one with a snapshot, or the first.
 func (l *Log) snapshotBefore(segments []*segment, i int) (int, *producers, error) {
-	for ; i > 0; i-- {
+	for ; i >= 0 && segments[i].base > 0; i-- {
 		name := path.Join(l.path, segmentFile(segments[i].base, snapshotSuffix))
 		data, found, err := readFile(l.dir.fs, name, 1<<30)
 		if err != nil {
