@@ -3,7 +3,7 @@ package config
 // topicKeys: the topic keys of LogConfig.
 func topicKeys() []Key {
 	return []Key{
-		{Name: "cleanup.policy", Type: List, Default: "delete", Valid: listOf(emptyOK, "compact", "delete"), Importance: Medium,
+		{Name: "cleanup.policy", Type: List, Default: "delete", Valid: listOf(emptyOK, "compact", "delete"), Importance: Medium, State: Used,
 			Doc: "What happens to old segments: delete, compact, both, or nothing when empty."},
 		{Name: "compression.gzip.level", Type: Int, Default: "-1", Valid: gzipLevel(), Importance: Medium, State: Used,
 			Doc: "Level where the broker compresses with gzip."},
@@ -57,9 +57,9 @@ func topicKeys() []Key {
 			Doc: "Delete tiered data when tiered storage is turned off."},
 		{Name: "remote.storage.enable", Type: Boolean, Default: "false", Importance: Medium,
 			Doc: "Keep old segments in tiered storage. Refused while the broker has none."},
-		{Name: "retention.bytes", Type: Long, Default: "-1", Importance: Medium,
+		{Name: "retention.bytes", Type: Long, Default: "-1", Importance: Medium, State: Used,
 			Doc: "Size above which a partition's old segments are deleted; -1 is no limit."},
-		{Name: "retention.ms", Type: Long, Default: "604800000", Valid: atLeast(-1), Importance: Medium,
+		{Name: "retention.ms", Type: Long, Default: "604800000", Valid: atLeast(-1), Importance: Medium, State: Used,
 			Doc: "Age at which segments are deleted; -1 is no limit."},
 		{Name: "segment.bytes", Type: Int, Default: "1073741824", Valid: atLeast(1048576), Importance: Medium, State: Used,
 			Doc: "Size at which a segment is closed."},

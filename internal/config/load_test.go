@@ -276,7 +276,7 @@ func TestTheEnvironmentOfKafkasImageStarts(t *testing.T) {
 func TestWarningsAreGathered(t *testing.T) {
 	s := with(file("confluent.license=x", "something.else=1", "another.thing=2", "zookeeper.connect=z:2181", "port=9092",
 		"ssl.keystore.location=/k", "listener.name.plaintext.sasl.jaas.config=secret", "super.users=User:a",
-		"num.io.threads=32", "num.network.threads=3", "log.retention.hours=24"),
+		"num.io.threads=32", "num.network.threads=3", "background.threads=12"),
 		[]string{"KAFKA_HEAP_OPTS=-Xmx1G", "KAFKA_JMX_PORT=1", "KAFKA_PORT=tcp://10.0.0.1:9092", "KAFKA_PORT_9092_TCP_ADDR=10.0.0.1",
 			"KAFKA_SERVICE_HOST=10.0.0.1", "KAFKA_BROKER_SERVICE_PORT_TCP_KAFKA=9092", "KAFKA_UI_PORT=tcp://10.0.0.2:80", "PATH=/bin", "KAFKA_", "NONSENSE"}, nil, nil)
 	_, warnings := load(t, s)
@@ -288,7 +288,7 @@ func TestWarningsAreGathered(t *testing.T) {
 		{slog.LevelWarn, []string{"port", "zookeeper.connect"}},
 		{slog.LevelInfo, []string{"KAFKA_HEAP_OPTS", "KAFKA_JMX_PORT", "confluent.license"}},
 		{slog.LevelWarn, []string{"listener.name.plaintext.sasl.jaas.config", "ssl.keystore.location", "super.users"}},
-		{slog.LevelInfo, []string{"log.retention.hours", "num.io.threads"}},
+		{slog.LevelInfo, []string{"background.threads", "num.io.threads"}},
 	}
 	if len(warnings) != len(want) {
 		t.Fatalf("%v", warnings)

@@ -174,6 +174,7 @@ var intended = map[string]string{
 	"create in no time":                   "with a reason",
 	"describe configs: unknown type":      "only the resource of that type is refused, with a reason",
 	"alter: unknown operation on a topic": "refused; Kafka fails",
+	"newest after deletion":               "Kafka names a record that was deleted",
 }
 
 // differentDefaults are set in the test, or by Kafka for a feature that is not finished here.

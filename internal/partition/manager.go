@@ -66,6 +66,7 @@ func (m *Manager) Apply(im *metadata.Image) {
 	m.seq = im.Seq()
 	brokerDynamic := im.Config(metadata.BrokerConfig, strconv.Itoa(int(m.o.Self)))
 	clusterDynamic := im.Config(metadata.BrokerConfig, "")
+	m.clean(m.o.Config.WithDynamic(brokerDynamic, clusterDynamic))
 	m.removeMissing(im)
 	var opens errgroup.Group
 	opens.SetLimit(2 * runtime.GOMAXPROCS(0))
@@ -95,6 +96,15 @@ func (m *Manager) Apply(im *metadata.Image) {
 		}
 	}
 	_ = opens.Wait() // the functions report by themselves
+}
+
+// clean has the log dir cleaned as the configuration says.
+func (m *Manager) clean(c *config.Broker) {
+	m.o.Dir.Clean(storage.Cleaning{
+		RetentionCheck: c.Millis("log.retention.check.interval.ms"),
+		StartsInterval: c.Millis("log.flush.start.offset.checkpoint.interval.ms"),
+		InitialDelay:   c.Millis("log.initial.task.delay.ms"),
+	})
 }
 
 func (m *Manager) entry(t *metadata.Topic) *topicEntry {
@@ -183,6 +193,10 @@ func (m *Manager) logConfig(tp storage.TopicPartition, mp *metadata.Partition, t
 		SegmentIndexBytes:  int64(t.SegmentIndexBytes),
 		FlushMessages:      mp.FlushMessages,
 		MaxInflatedBytes:   t.MaxInflatedBytes,
+		CleanupDelete:      t.CleanupDelete,
+		RetentionAge:       t.RetentionMs,
+		RetentionBytes:     t.RetentionBytes,
+		FileDeleteDelay:    t.FileDeleteDelayMs,
 	}
 	if mp.FlushMs < math.MaxInt64/int64(time.Millisecond) { // beyond that it is never
 		cfg.FlushInterval = time.Duration(mp.FlushMs) * time.Millisecond

@@ -87,9 +87,11 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
 		return err
 	}
+	l.pointSegment = base
 	// From the newest file backwards: a crash in between leaves a shorter prefix.
 	for _, gone := range slices.Backward(v.segments[i+1:]) {
-		if err := l.removeSegment(gone); err != nil {
+		gone.retire()
+		if err := l.removeFiles(gone); err != nil {
 			return err
 		}
 	}
@@ -106,7 +108,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	l.view.Store(&view{slices.Clone(v.segments[:i+1]), v.logStart})
 	for _, s := range v.segments[first : i+1] {
 		s.idx.Lock()
-		s.idx.sparse, s.idx.sinceBytes, s.idx.maxTsMs = nil, 0, -1
+		s.idx.sparse, s.idx.sinceBytes, s.idx.maxTsMs, s.idx.known = nil, 0, -1, false
 		s.idx.Unlock()
 		s.saved.offsets, s.saved.times, s.firstTsMs = 0, 0, -1
 	}
@@ -141,19 +143,6 @@ func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error)
 		return 0, 0, err
 	}
 	return pos, h.BaseOffset(), nil
-}
-
-func (l *Log) removeSegment(s *segment) error {
-	s.retire()
-	for _, suffix := range []string{indexSuffix, timeSuffix, txnSuffix, snapshotSuffix, logSuffix} {
-		if _, err := l.dir.fs.Stat(s.path(suffix)); err != nil {
-			continue
-		}
-		if err := l.dir.fs.Remove(s.path(suffix)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // close flushes, writes a last point and Kafka's snapshot at the log end, and refuses

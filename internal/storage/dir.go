@@ -67,8 +67,10 @@ type Dir struct {
 	identity Identity // zero until it is known
 	manifest *manifest
 	flusher  *flusher
-	pool     *descriptors
-	indexes  *indexCache
+
+	housekeeper *housekeeper
+	pool        *descriptors
+	indexes     *indexCache
 	// What the log dir's own files said when it was opened: recovery points and log start offsets, for
 	// partitions without a point of ours, and whether it was stopped cleanly.
 	legacy  map[TopicPartition]int64
@@ -82,6 +84,7 @@ type Dir struct {
 		logs       map[partitionKey]*Log
 		points     []*Log // want a point; each at most once
 		wanted     map[*Log]bool
+		doomed     []doomed // wait for their removal
 		closed     bool
 	}
 	wake chan struct{} // capacity 1: points is not empty, or closed
@@ -94,6 +97,7 @@ func OpenDir(o Options) (*Dir, error) {
 	o.defaults()
 	d := &Dir{fs: o.FS, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
 	d.flusher = newFlusher(o.FlushWorkers)
+	d.housekeeper = newHousekeeper(d)
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
@@ -333,6 +337,7 @@ func (d *Dir) Close() error {
 	default:
 	}
 	d.wg.Wait()
+	d.housekeeper.close()
 	var errs []error
 	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}
 	for _, l := range logs {

@@ -26,6 +26,11 @@ type LogConfig struct {
 	FlushMessages      int64         // flush.messages; MaxInt64: no policy
 	FlushInterval      time.Duration // flush.ms; 0: no policy
 	MaxInflatedBytes   int64         // bound for one batch's records once inflated
+
+	CleanupDelete   bool          // cleanup.policy has delete: the retention limits hold
+	RetentionAge    time.Duration // retention.ms, negative: no limit
+	RetentionBytes  int64         // retention.bytes, negative: no limit
+	FileDeleteDelay time.Duration // file.delete.delay.ms
 }
 
 // FlushPolicy reports whether the log's records count as stable only when flushed.
@@ -50,6 +55,7 @@ type sealing struct {
 	seg      *segment
 	next     int64  // base offset of the segment that followed
 	snapshot []byte // producer state at next, in Kafka's form
+	gone     bool   // seg has left the log, only the snapshot counts
 }
 
 // Log is one partition's log. All methods may be called concurrently.
@@ -90,7 +96,8 @@ type Log struct {
 		timerSet   bool
 		epochsGen  int64 // counts changes of epochs
 	}
-	epochsSaved int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
+	epochsSaved  int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
+	pointSegment int64 // the segment that the point in force names, -1 without one; guarded by files
 }
 
 // AppendOptions says how to append a batch.
@@ -217,6 +224,7 @@ func (l *Log) writeLocked(seg *segment, b record.Batch, pos int64) error {
 func (l *Log) foldLocked(seg *segment, b record.Batch, pos, nowMs int64) {
 	l.foldBatchLocked(seg, b, pos, nowMs)
 	seg.dirty = true
+	seg.appendedMs.Store(nowMs)
 	seg.size.Store(pos + int64(b.Size()))
 	l.mu.sincePoint += int64(b.Size())
 	l.end.Store(&mark{b.NextOffset(), seg, pos + int64(b.Size())})
@@ -321,6 +329,7 @@ func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 	v, base := l.view.Load(), l.End()
 	seg := l.dir.newSegment(l.path, base)
 	seg.createdMs = nowMs
+	seg.appendedMs.Store(nowMs)
 	f, err := l.dir.fs.Open(seg.path(logSuffix), vfs.Create)
 	if err != nil {
 		return nil, l.dir.failed(err)
@@ -333,7 +342,7 @@ func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 	if n := len(v.segments); n > 0 {
 		old := v.segments[n-1]
 		old.finishIndex()
-		l.mu.seals = append(l.mu.seals, sealing{old, base, l.mu.producers.snapshot()})
+		l.mu.seals = append(l.mu.seals, sealing{seg: old, next: base, snapshot: l.mu.producers.snapshot()})
 		l.dir.requestPoint(l)
 	}
 	l.view.Store(&view{append(slices.Clone(v.segments), seg), v.logStart})

@@ -96,7 +96,11 @@ func (l *Log) savePointFiles() error {
 		return l.dir.failed(err)
 	}
 	seg.saved.offsets, seg.saved.times = int(pt.offsetsLen), int(pt.timesLen)
-	return l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true)
+	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
+		return l.dir.failed(err)
+	}
+	l.pointSegment = seg.base
+	return nil
 }
 
 const epochsFile = "leader-epoch-checkpoint"
@@ -104,8 +108,12 @@ const epochsFile = "leader-epoch-checkpoint"
 // writeSeal writes the index files of a rolled segment and the snapshot that belongs
 // to the segment after it. The index in memory is then kept only while there is room.
 func (l *Log) writeSeal(s sealing, aborted []AbortedTxn) error {
+	if s.gone {
+		return writeAtomic(l.dir.fs, l.path, segmentFile(s.next, snapshotSuffix), s.snapshot)
+	}
 	s.seg.idx.Lock()
 	x := s.seg.idx.sparse
+	s.seg.idx.known = true
 	s.seg.idx.Unlock()
 	if err := writeTail(s.seg, indexSuffix, 0, x.appendOffsets(nil, 0)); err != nil {
 		return err

@@ -32,9 +32,24 @@ func (p Plan) Release() {
 // planned whole even if it is larger. ErrOffsetRange if from is before Start or behind
 // End. An empty plan means that there is nothing below limit.
 func (l *Log) Read(from, limit int64, maxBytes int, minOne bool) (Plan, error) {
-	// End before view: every segment that end names is then in the view.
-	end := l.end.Load()
-	v := l.view.Load()
+	for {
+		// End before view: every segment that end names is then in the view.
+		end := l.end.Load()
+		v := l.view.Load()
+		plan, err := l.readView(v, end, from, limit, maxBytes, minOne)
+		if !l.outdated(v, err) {
+			return plan, err
+		}
+	}
+}
+
+// outdated says that err came of a segment that has left the log since v was taken: the read
+// has to look again.
+func (l *Log) outdated(v *view, err error) bool {
+	return errors.Is(err, ErrClosed) && l.view.Load() != v
+}
+
+func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minOne bool) (Plan, error) {
 	if from < v.logStart || from > end.offset {
 		return Plan{}, fmt.Errorf("%v: offset %d, the log has %d to %d: %w", l.tp, from, v.logStart, end.offset, ErrOffsetRange)
 	}
@@ -153,13 +168,25 @@ func (s *segment) withIndex(f func(x *sparse, newestMs int64)) error {
 	}
 	s.idx.Lock()
 	if s.idx.sparse == nil {
-		s.idx.sparse = x
+		s.idx.sparse, s.idx.known = x, true
 		s.idx.maxTsMs, s.idx.maxTsOffset = newest.tsMs, s.base+int64(newest.rel)
 	}
 	s.idx.Unlock()
 	s.indexes.loaded(s, x)
 	f(x, newest.tsMs)
 	return nil
+}
+
+// newest is the largest timestamp of the segment's records, -1 if there is none.
+func (s *segment) newest() (ms int64, err error) {
+	s.idx.Lock()
+	if s.idx.sparse != nil || s.idx.known {
+		defer s.idx.Unlock()
+		return s.idx.maxTsMs, nil
+	}
+	s.idx.Unlock()
+	err = s.withIndex(func(_ *sparse, newestMs int64) { ms = newestMs })
+	return ms, err
 }
 
 // indexMaxBytes bounds an index file that is read: an entry per byte would be absurd.
@@ -181,6 +208,9 @@ func (s *segment) loadIndex() (*sparse, error) {
 		}
 		if err := x.parseTimes(times); err != nil {
 			return &CorruptionError{s.path(timeSuffix), 0, err}
+		}
+		if s.retired() {
+			return ErrClosed // the names may be those of another segment's files
 		}
 		return nil
 	}()
@@ -240,8 +270,17 @@ type TimestampOffset struct {
 // ByTimestamp finds the first record below limit whose timestamp is >= tsMs, also
 // when timestamps are out of order. ok is false if there is none.
 func (l *Log) ByTimestamp(tsMs, limit int64) (found TimestampOffset, ok bool, err error) {
-	end := l.end.Load()
-	v := l.view.Load()
+	for {
+		end := l.end.Load()
+		v := l.view.Load()
+		found, ok, err = l.byTimestamp(v, end, tsMs, limit)
+		if !l.outdated(v, err) {
+			return found, ok, err
+		}
+	}
+}
+
+func (l *Log) byTimestamp(v *view, end *mark, tsMs, limit int64) (found TimestampOffset, ok bool, err error) {
 	for _, seg := range v.segments {
 		newest, from := int64(-1), int64(0)
 		if err := seg.withIndex(func(x *sparse, newestMs int64) {
@@ -262,13 +301,36 @@ func (l *Log) ByTimestamp(tsMs, limit int64) (found TimestampOffset, ok bool, er
 	return found, false, nil
 }
 
-// MaxTimestamp finds the first record that has the log's largest timestamp.
+// MaxTimestamp finds the first record, from the log start on, that has the largest timestamp.
 func (l *Log) MaxTimestamp() (found TimestampOffset, ok bool, err error) {
-	end := l.end.Load()
-	v := l.view.Load()
+	for {
+		end := l.end.Load()
+		v := l.view.Load()
+		found, ok, err = l.maxTimestamp(v, end)
+		if !l.outdated(v, err) {
+			return found, ok, err
+		}
+	}
+}
+
+func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, err error) {
 	var best *segment
 	newest, at := int64(-1), int64(0)
-	for _, seg := range v.segments {
+	for i, seg := range v.segments {
+		if seg.base < v.logStart {
+			if i+1 < len(v.segments) && v.segments[i+1].base <= v.logStart {
+				continue
+			}
+			// The log start is inside: the index does not say what is newest behind it.
+			ms, err := l.newestFrom(seg, end, v.logStart)
+			if err != nil {
+				return found, false, err
+			}
+			if ms > newest {
+				best, newest, at = seg, ms, 0
+			}
+			continue
+		}
 		if err := seg.withIndex(func(x *sparse, newestMs int64) {
 			if newestMs > newest {
 				best, newest, at = seg, newestMs, x.positionFor(x.relBefore(newestMs))
@@ -280,8 +342,20 @@ func (l *Log) MaxTimestamp() (found TimestampOffset, ok bool, err error) {
 	if best == nil {
 		return found, false, nil
 	}
-	return l.scanForTime(best, end, at, func(r record.Record) bool { return r.TimestampMs == newest },
-		func(h record.Header) bool { return h.MaxTimestampMs() == newest })
+	return l.scanForTime(best, end, at, func(r record.Record) bool { return r.TimestampMs == newest && r.Offset >= v.logStart },
+		func(h record.Header) bool { return h.MaxTimestampMs() >= newest && h.LastOffset() >= v.logStart })
+}
+
+// newestFrom is the largest timestamp of the records of seg from offset on, -1 if there is none.
+func (l *Log) newestFrom(seg *segment, end *mark, offset int64) (newest int64, err error) {
+	newest = -1
+	_, _, err = l.scanForTime(seg, end, 0, func(r record.Record) bool {
+		if r.Offset >= offset {
+			newest = max(newest, r.TimestampMs)
+		}
+		return false
+	}, func(h record.Header) bool { return h.LastOffset() >= offset && h.MaxTimestampMs() > newest })
+	return newest, err
 }
 
 // scanForTime returns the first record from byte pos of seg on that is wanted, looking

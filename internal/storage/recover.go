@@ -25,7 +25,7 @@ func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flush
 	if err := d.offline(); err != nil {
 		return nil, err
 	}
-	l := &Log{tp: tp, id: topicID, dir: d, path: d.partitionPath(tp), flushed: flushed}
+	l := &Log{tp: tp, id: topicID, dir: d, path: d.partitionPath(tp), flushed: flushed, pointSegment: -1}
 	l.mu.cfg, l.mu.producers = cfg, newProducers()
 	l.view.Store(&view{})
 	l.end.Store(&mark{})
@@ -117,6 +117,9 @@ func (l *Log) load(entry *manifestEntry) error {
 	if recorded {
 		from, logStart = entry.point, entry.start
 	}
+	if err := l.removeMarked(); err != nil {
+		return err
+	}
 	segments, err := l.listSegments()
 	if err != nil || len(segments) == 0 {
 		if err == nil && from != nil {
@@ -131,6 +134,12 @@ func (l *Log) load(entry *manifestEntry) error {
 	start, err := l.startOfScan(segments, from)
 	if err != nil {
 		return err
+	}
+	if from != nil {
+		if segments, err = l.finishRetention(segments, min(logStart, from.segment)); err != nil {
+			return err
+		}
+		start.index = slices.IndexFunc(segments, func(s *segment) bool { return s.base == from.segment })
 	}
 	v := &view{segments: segments, logStart: max(segments[0].base, logStart)}
 	l.view.Store(v)
@@ -155,6 +164,34 @@ func (l *Log) load(entry *manifestEntry) error {
 	return l.settle(start)
 }
 
+// finishRetention removes the segments that end at or below offset: the log start was raised, and some of
+// their names may have gone already.
+func (l *Log) finishRetention(segments []*segment, offset int64) ([]*segment, error) {
+	for len(segments) > 1 && segments[1].base <= offset {
+		if err := l.removeFiles(segments[0]); err != nil {
+			return nil, err
+		}
+		segments = segments[1:]
+	}
+	return segments, nil
+}
+
+// removeMarked removes the files of deleted segments that a stop left.
+func (l *Log) removeMarked() error {
+	infos, err := l.dir.fs.ReadDir(l.path)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if strings.HasSuffix(info.Name, deletedSuffix) && !info.IsDir {
+			if err := l.dir.fs.Remove(path.Join(l.path, info.Name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // listSegments builds the segments from the .log files, ascending.
 func (l *Log) listSegments() ([]*segment, error) {
 	infos, err := l.dir.fs.ReadDir(l.path)
@@ -174,6 +211,7 @@ func (l *Log) listSegments() ([]*segment, error) {
 		s := l.dir.newSegment(l.path, base)
 		s.size.Store(info.Size)
 		s.createdMs = info.ModTime.UnixMilli()
+		s.appendedMs.Store(s.createdMs)
 		s.named = true
 		out = append(out, s)
 	}
@@ -205,6 +243,7 @@ func (l *Log) startOfScan(segments []*segment, from *point) (scanStart, error) {
 			fmt.Errorf("%w: %d bytes were durable", ErrMissing, from.pos)}
 	}
 	s.firstTsMs, s.createdMs = from.firstTsMs, from.createdMs
+	l.pointSegment = from.segment
 	start := scanStart{i, from.pos, from.offset, true}
 	l.mu.epochs.entries = slices.Clone(from.epochs)
 	r := &reader{p: from.producers}
@@ -335,7 +374,7 @@ func (l *Log) scan(start scanStart) error {
 		next = end
 		if i+1 < len(v.segments) {
 			s.finishIndex()
-			l.mu.seals = append(l.mu.seals, sealing{s, next, l.mu.producers.snapshot()})
+			l.mu.seals = append(l.mu.seals, sealing{seg: s, next: next, snapshot: l.mu.producers.snapshot()})
 		}
 	}
 	l.setEnd(next)

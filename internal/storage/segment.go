@@ -23,6 +23,12 @@ const (
 	snapshotSuffix = ".snapshot"
 )
 
+// deletedSuffix is Kafka's mark behind the name of a file that is about to be removed.
+const deletedSuffix = ".deleted"
+
+// segmentSuffixes are all files of a segment, the one that makes it a segment last.
+var segmentSuffixes = [...]string{indexSuffix, timeSuffix, txnSuffix, snapshotSuffix, logSuffix}
+
 // segment is one file of batches and its sparse index. A segment is known by its
 // identity, never by its path: a file made anew under the same name is another
 // segment, and a segment stays readable through its pins after its file is removed (S8).
@@ -33,7 +39,8 @@ type segment struct {
 	pool    *descriptors
 	indexes *indexCache
 
-	size atomic.Int64 // bytes of whole batches; only grows, except in Log.Truncate
+	size       atomic.Int64 // bytes of whole batches; only grows, except in Log.Truncate
+	appendedMs atomic.Int64 // when the last batch came
 
 	desc struct {
 		sync.Mutex // guards the descriptor; held while opening it
@@ -50,6 +57,7 @@ type segment struct {
 		sinceBytes  int64
 		maxTsMs     int64 // -1 if there is no record with a timestamp
 		maxTsOffset int64 // last offset of the batch that has it
+		known       bool  // maxTsMs is that of the whole segment, also when sparse is not loaded
 	}
 
 	// Guarded by Log.mu:
@@ -121,6 +129,13 @@ func (s *segment) retire() {
 		s.pool.take(s)
 		s.closeLocked()
 	}
+}
+
+// retired says whether retire was called: the names of the files may mean others by now.
+func (s *segment) retired() bool {
+	s.desc.Lock()
+	defer s.desc.Unlock()
+	return s.desc.dead
 }
 
 // descriptors bounds how many unpinned segment files stay open.
