@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func fileSystems() map[string]func(t *testing.T) (FS, string) {
@@ -236,6 +237,12 @@ func contractNames(t *testing.T, s FS, dir string) {
 	if info.Name != "b" || info.Size != 2 || info.IsDir || info.ModTime.IsZero() {
 		t.Errorf("Stat: %+v", info)
 	}
+	past := time.Unix(1_600_000_000, 0)
+	check(t, s.SetModTime(b, past))
+	if info, err := s.Stat(b); err != nil || !info.ModTime.Equal(past) {
+		t.Errorf("Stat after SetModTime: %+v %v", info, err)
+	}
+	wantErr(t, s.SetModTime(a, past), fs.ErrNotExist, a)
 	_, err = s.Stat(a)
 	wantErr(t, err, fs.ErrNotExist, a)
 	check(t, s.Remove(b))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 )
 
 // OpKind is what an operation does.
@@ -26,11 +27,12 @@ const (
 	OpSize
 	OpTruncate // Op.Len is the new size
 	OpSync
+	OpSetModTime
 	OpClose
 )
 
 var opNames = [...]string{"open", "mkdir", "readdir", "stat", "rename", "remove", "syncdir", "lock", "space",
-	"read", "tryread", "write", "size", "truncate", "sync", "close"}
+	"read", "tryread", "write", "size", "truncate", "sync", "chtimes", "close"}
 
 func (k OpKind) String() string {
 	if k < 0 || int(k) >= len(opNames) {
@@ -140,6 +142,13 @@ func (s *faultFS) SyncDir(dir string) error {
 		return err
 	}
 	return s.inner.SyncDir(dir)
+}
+
+func (s *faultFS) SetModTime(name string, t time.Time) error {
+	if err := s.check(Op{Kind: OpSetModTime, Name: name}); err != nil {
+		return err
+	}
+	return s.inner.SetModTime(name, t)
 }
 
 func (s *faultFS) Lock(name string) (io.Closer, error) {

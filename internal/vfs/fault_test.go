@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestFaultFailsEveryOperationOnDemand(t *testing.T) {
@@ -39,6 +40,8 @@ func TestFaultFailsEveryOperationOnDemand(t *testing.T) {
 		OpTruncate: func() error { return f.Truncate(4) },
 		OpSync:     func() error { return f.Sync() },
 		OpClose:    func() error { return f.Close() },
+
+		OpSetModTime: func() error { return s.SetModTime("/f", time.Now()) },
 	}
 	for bad = OpOpen; bad <= OpClose; bad++ {
 		err := ops[bad]()

@@ -293,6 +293,19 @@ func (m *Mem) Stat(name string) (Info, error) {
 	return n.info(filepath.Base(name)), nil
 }
 
+func (m *Mem) SetModTime(name string, t time.Time) error {
+	if err := m.lock("chtimes", name); err != nil {
+		return err
+	}
+	defer m.disk.mu.Unlock()
+	n, err := m.disk.walk(split(name))
+	if err != nil {
+		return pathError("chtimes", name, err)
+	}
+	n.modified = t
+	return nil
+}
+
 func (m *Mem) Rename(from, to string) error {
 	if err := m.lock("rename", from); err != nil {
 		return err

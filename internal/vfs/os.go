@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 const (
@@ -30,6 +31,8 @@ func OS() FS { return osFS{} }
 func (osFS) MkdirAll(dir string) error    { return os.MkdirAll(dir, dirPerm) }
 func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
 func (osFS) Remove(name string) error     { return os.Remove(name) }
+
+func (osFS) SetModTime(name string, t time.Time) error { return os.Chtimes(name, time.Time{}, t) }
 
 func (osFS) Stat(name string) (Info, error) {
 	fi, err := os.Stat(name)

@@ -80,6 +80,8 @@ type FS interface {
 	Rename(from, to string) error // replaces a file, never a directory (fs.ErrExist)
 	Remove(name string) error     // a file or an empty directory
 	SyncDir(dir string) error
+	// SetModTime makes t the time of a file's last change. It is a hint: nothing makes it durable.
+	SetModTime(name string, t time.Time) error
 	// Lock takes an exclusive lock on the file name (made if absent) until the
 	// closer is closed or the process ends, and writes this process's pid into it.
 	Lock(name string) (io.Closer, error) // *LockedError when it is held
