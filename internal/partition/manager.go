@@ -104,6 +104,11 @@ func (m *Manager) clean(c *config.Broker) {
 		RetentionCheck: c.Millis("log.retention.check.interval.ms"),
 		StartsInterval: c.Millis("log.flush.start.offset.checkpoint.interval.ms"),
 		InitialDelay:   c.Millis("log.initial.task.delay.ms"),
+		Compact:        c.Bool("log.cleaner.enable"),
+		CompactBackoff: c.Millis("log.cleaner.backoff.ms"),
+		DedupeBytes:    c.Int("log.cleaner.dedupe.buffer.size"),
+		LoadFactor:     c.Double("log.cleaner.io.buffer.load.factor"),
+		BytesPerSecond: c.Double("log.cleaner.io.max.bytes.per.second"),
 	})
 }
 
@@ -197,6 +202,14 @@ func (m *Manager) logConfig(tp storage.TopicPartition, mp *metadata.Partition, t
 		RetentionAge:       t.RetentionMs,
 		RetentionBytes:     t.RetentionBytes,
 		FileDeleteDelay:    t.FileDeleteDelayMs,
+		CleanupCompact:     t.CleanupCompact,
+		MinDirtyRatio:      t.MinCleanableDirtyRatio,
+		MinCompactionLag:   t.MinCompactionLagMs,
+		MaxCompactionLag:   t.MaxCompactionLagMs,
+		DeleteRetention:    t.DeleteRetentionMs,
+	}
+	if t.CleanupCompact {
+		cfg.SegmentAge = min(cfg.SegmentAge, t.MaxCompactionLagMs)
 	}
 	if mp.FlushMs < math.MaxInt64/int64(time.Millisecond) { // beyond that it is never
 		cfg.FlushInterval = time.Duration(mp.FlushMs) * time.Millisecond

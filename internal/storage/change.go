@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -12,9 +13,10 @@ import (
 
 // Truncate removes the records from offset on, which becomes the log end: a follower
 // does so when its leader never had them (KIP-101). offset must be a batch boundary or
-// behind the end; in the middle of a batch the whole batch goes. The cut is durable
-// when Truncate returns, so that no later append can be mixed up with old bytes.
+// behind the end; in the middle of a batch the whole batch goes, unless the log start is in it. The cut is
+// durable when Truncate returns, so that no later append can be mixed up with old bytes.
 func (l *Log) Truncate(offset int64) error {
+	defer l.pauseCleaning()()
 	l.files.Lock()
 	defer l.files.Unlock()
 	l.syncing.Lock()
@@ -29,6 +31,14 @@ func (l *Log) Truncate(offset int64) error {
 		return nil
 	}
 	offset = max(offset, v.logStart)
+	if c := l.mu.cleaned; offset < c.gaps {
+		// What comes to stand behind the cut has no gaps.
+		c = cleaned{min(c.dirty, offset), offset + 1}
+		if err := l.dir.manifest.add(kindCleaned, l.key(), l.tp, c.encode(), true); err != nil {
+			return l.dir.failed(err)
+		}
+		l.mu.cleaned = c
+	}
 	i := v.find(offset)
 	s := v.segments[i]
 	pos, offset, err := l.cutPosition(s, offset)
@@ -112,10 +122,17 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 		s.idx.Unlock()
 		s.saved.offsets, s.saved.times, s.firstTsMs = 0, 0, -1
 	}
-	if err := l.scan(scanStart{first, 0, base, false}); err != nil {
+	if err := l.scan(scanStart{first, 0, base, l.mu.cleaned.gaps}); err != nil {
 		return err
 	}
 	l.mu.epochs.cutHead(v.logStart)
+	infos, err := l.dir.fs.ReadDir(l.path)
+	if err == nil {
+		err = l.dropSnapshots(infos)
+	}
+	if err != nil {
+		return err
+	}
 	if got := len(l.view.Load().segments); got != i+1 {
 		return &CorruptionError{l.path, 0, fmt.Errorf("%d segments of %d are left after the truncation", got, i+1)}
 	}
@@ -139,15 +156,22 @@ func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error)
 	}
 	defer s.unpin()
 	pos, h, err := findBatch(f, pos, s.size.Load(), offset)
+	if errors.Is(err, io.EOF) {
+		return s.size.Load(), offset, nil // only a gap is behind offset
+	}
 	if err != nil {
 		return 0, 0, err
 	}
-	return pos, h.BaseOffset(), nil
+	if start := l.Start(); h.BaseOffset() < start {
+		return pos + int64(h.Size()), h.NextOffset(), nil // the log end cannot be below the log start (S2)
+	}
+	return pos, min(offset, h.BaseOffset()), nil // less where compaction left a gap
 }
 
 // close flushes, writes a last point and Kafka's snapshot at the log end, and refuses
 // appends from then on. Called by Dir.Close.
 func (l *Log) close() error {
+	defer l.pauseCleaning()()
 	l.files.Lock()
 	defer l.files.Unlock()
 	if !l.refuse(ErrClosed) {
@@ -220,6 +244,7 @@ func (l *Log) writeEndSnapshot(v *view) error {
 // under way finish. The directory is renamed first, so that a crash leaves Kafka's name
 // for one that is being deleted, and never half a partition.
 func (l *Log) Delete() error {
+	defer l.pauseCleaning()()
 	l.files.Lock()
 	defer l.files.Unlock()
 	if !l.refuse(ErrClosed) {

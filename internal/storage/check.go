@@ -89,7 +89,11 @@ type Checked struct {
 func CheckPartition(fsys vfs.FS, dir string) (Checked, error) {
 	c := Checked{MaxProducerID: -1}
 	l := &Log{dir: &Dir{fs: fsys, pool: newDescriptors(1), indexes: &indexCache{}}, path: dir}
-	segments, err := l.listSegments()
+	infos, err := fsys.ReadDir(dir)
+	if err != nil {
+		return c, err
+	}
+	segments, err := l.listSegments(infos)
 	if err != nil || len(segments) == 0 {
 		return c, err
 	}

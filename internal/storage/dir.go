@@ -69,13 +69,15 @@ type Dir struct {
 	flusher  *flusher
 
 	housekeeper *housekeeper
+	cleaner     *cleaner
 	pool        *descriptors
 	indexes     *indexCache
-	// What the log dir's own files said when it was opened: recovery points and log start offsets, for
-	// partitions without a point of ours, and whether it was stopped cleanly.
-	legacy  map[TopicPartition]int64
-	starts  map[TopicPartition]int64
-	cleanly bool
+	// What the log dir's own files said when it was opened: recovery points, log start offsets and cleaner
+	// offsets, for partitions without a point of ours, and whether it was stopped cleanly.
+	legacy        map[TopicPartition]int64
+	starts        map[TopicPartition]int64
+	legacyCleaned map[TopicPartition]int64
+	cleanly       bool
 
 	fenced atomic.Pointer[error] // why the dir is offline (S11)
 
@@ -97,7 +99,7 @@ func OpenDir(o Options) (*Dir, error) {
 	o.defaults()
 	d := &Dir{fs: o.FS, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
 	d.flusher = newFlusher(o.FlushWorkers)
-	d.housekeeper = newHousekeeper(d)
+	d.housekeeper, d.cleaner = newHousekeeper(d), newCleaner(d)
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
@@ -130,6 +132,9 @@ func (d *Dir) load() error {
 		return err
 	}
 	if d.starts, err = d.loadOffsets(logStartFile, "logs without a point of ours start with their first segment"); err != nil {
+		return err
+	}
+	if d.legacyCleaned, err = d.loadOffsets(cleanerFile, "logs without a point of ours count as never compacted"); err != nil {
 		return err
 	}
 	// From here on it is not stopped cleanly, until Close says so again.
@@ -337,6 +342,7 @@ func (d *Dir) Close() error {
 	default:
 	}
 	d.wg.Wait()
+	d.cleaner.close()
 	d.housekeeper.close()
 	var errs []error
 	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}
@@ -350,7 +356,7 @@ func (d *Dir) Close() error {
 	}
 	d.flusher.close()
 	if d.offline() == nil && len(errs) == 0 {
-		errs = append(errs, d.writeStop(recovery, starts))
+		errs = append(errs, d.writeStop(recovery, starts), d.writeCleaned())
 	}
 	errs = append(errs, d.manifest.close(), d.lock.Close())
 	return errors.Join(errs...)

@@ -1,14 +1,14 @@
 // Package storage keeps partitions as segmented, append-only logs in Kafka's own
 // file formats, and alone knows which of their bytes are durable. Its door is Dir
-// (a log dir: identity, lock, background work) and Log (one partition: Append,
-// Read, RequestFlush, Truncate, lookups).
+// (a log dir: identity, lock, background work, cleaning) and Log (one partition: Append,
+// Read, RequestFlush, Truncate, RaiseStart, lookups).
 //
 // # Invariants
 //
 // The numbers are used in the code and in the model test.
 //
-//	S1  Offsets are dense per batch: a batch begins where the one before ended, and
-//	    an offset, once readable below Flushed, never changes its bytes.
+//	S1  Offsets are dense per batch, but for gaps that compaction leaves: a batch begins where
+//	    the one before ended, and an offset, once readable below Flushed, never changes its record.
 //	S2  logStart <= flushed <= logEnd. Flushed only falls in Truncate, and never below logStart.
 //	S3  Whatever lies below Flushed survives a power loss: the bytes, the names of the
 //	    files and directories that hold them, and the fact that there is data.
@@ -19,12 +19,17 @@
 //	S6  The producer state is the fold of the batches: after recovery it gives the same
 //	    verdict on the next batch, and knows the same five batches, as before.
 //	S7  An index lookup finds the batch that a scan from the first byte finds.
-//	S8  A read plan stays readable until it is released, whatever happens to the log.
+//	S8  A read plan stays readable until it is released, whatever happens to the log, and
+//	    a read that meets a segment which has just left the log looks again.
 //	S9  A partition whose data was recorded and whose directory is gone is offline; it
 //	    never becomes an empty log.
-//	S10 Recovery removes nothing: torn tails and foreign files are set aside first.
+//	S10 Recovery removes nothing: torn tails and foreign files are set aside first. It only
+//	    finishes what was decided: files marked .deleted, .cleaned or .swap, segments below the log start.
 //	S11 After a failed write or sync the log dir is fenced: it acknowledges nothing more.
 //	S12 The log start never falls, also not over a power loss: it is durable before it is seen.
+//	S13 A compacted log reads as the same map of last committed values: records keep offset, time and
+//	    bytes; the last record of each key, everything from the last stable offset on, the marker of
+//	    every transaction of which something is left, and the last batch of each live producer stay.
 //
 // # Files
 //
@@ -35,6 +40,9 @@
 // only the bytes behind that point.
 //
 // # Concurrency
+//
+// Retention and compaction have one goroutine each per log dir (housekeeper, cleaner). They
+// take nothing from the log but by replacing its immutable list of segments.
 //
 // One mutex per Log orders appends, rolls and truncation. Readers take no lock that
 // an append holds over I/O: they read an immutable list of segments and atomic marks.

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"math"
 	"sync"
 	"time"
 )
@@ -11,11 +12,20 @@ type Cleaning struct {
 	RetentionCheck time.Duration // log.retention.check.interval.ms; 5 min
 	StartsInterval time.Duration // log.flush.start.offset.checkpoint.interval.ms; 1 min
 	InitialDelay   time.Duration // log.initial.task.delay.ms
+
+	Compact        bool          // log.cleaner.enable
+	CompactBackoff time.Duration // log.cleaner.backoff.ms
+	DedupeBytes    int64         // log.cleaner.dedupe.buffer.size; 128 MiB
+	LoadFactor     float64       // log.cleaner.io.buffer.load.factor
+	BytesPerSecond float64       // log.cleaner.io.max.bytes.per.second, reading and writing together; no limit
 }
 
 func (c *Cleaning) defaults() {
 	setDefault(&c.RetentionCheck, 5*time.Minute)
 	setDefault(&c.StartsInterval, time.Minute)
+	setDefault(&c.DedupeBytes, 128<<20)
+	setDefault(&c.LoadFactor, 0.9)
+	setDefault(&c.BytesPerSecond, math.MaxFloat64)
 }
 
 // housekeeper is the one goroutine that applies retention in a log dir, removes the files of
@@ -48,6 +58,7 @@ func (h *housekeeper) poke() {
 // Clean starts the cleaning of the log dir, or changes how it is done.
 func (d *Dir) Clean(c Cleaning) {
 	c.defaults()
+	d.cleaner.configure(c)
 	h := d.housekeeper
 	h.mu.Lock()
 	h.mu.cfg = c

@@ -31,6 +31,12 @@ type LogConfig struct {
 	RetentionAge    time.Duration // retention.ms, negative: no limit
 	RetentionBytes  int64         // retention.bytes, negative: no limit
 	FileDeleteDelay time.Duration // file.delete.delay.ms
+
+	CleanupCompact   bool          // cleanup.policy has compact
+	MinDirtyRatio    float64       // min.cleanable.dirty.ratio
+	MinCompactionLag time.Duration // min.compaction.lag.ms
+	MaxCompactionLag time.Duration // max.compaction.lag.ms; 0: no limit
+	DeleteRetention  time.Duration // delete.retention.ms, of tombstones and markers
 }
 
 // FlushPolicy reports whether the log's records count as stable only when flushed.
@@ -79,6 +85,12 @@ type Log struct {
 	// truncation, deletion, close; held over I/O.
 	files sync.Mutex
 
+	// cleaning is held over a compaction; whoever wants it ends the compaction first, see
+	// pauseCleaning. Taken before files.
+	cleaning   sync.Mutex
+	cleanStops atomic.Int32          // how many want it
+	unclean    atomic.Pointer[error] // why the log is not compacted any more
+
 	flushState flushState // owned by flusher
 
 	mu struct {
@@ -95,6 +107,7 @@ type Log struct {
 		flushTimer *time.Timer // runs RequestFlush for flush.ms
 		timerSet   bool
 		epochsGen  int64 // counts changes of epochs
+		cleaned    cleaned
 	}
 	epochsSaved  int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
 	pointSegment int64 // the segment that the point in force names, -1 without one; guarded by files
@@ -207,7 +220,7 @@ func (l *Log) writableLocked() error {
 }
 
 // writeLocked writes b at pos. A failure leaves the log as it was: bytes behind the
-// log end do not count, and the next append overwrites them.
+// log end do not count, and the next append to the segment overwrites them, or a roll cuts them off.
 func (l *Log) writeLocked(seg *segment, b record.Batch, pos int64) error {
 	f, err := seg.pin()
 	if err != nil {
@@ -215,8 +228,27 @@ func (l *Log) writeLocked(seg *segment, b record.Batch, pos int64) error {
 	}
 	defer seg.unpin()
 	if _, err := f.WriteAt(b, pos); err != nil {
+		seg.torn = true
 		return l.dir.failed(err)
 	}
+	return nil
+}
+
+// mendLocked cuts off what a failed write left behind the last batch, before the segment is closed: whoever
+// reads the file would take it for the end of the log.
+func (l *Log) mendLocked(seg *segment) error {
+	if !seg.torn {
+		return nil
+	}
+	f, err := seg.pin()
+	if err != nil {
+		return l.dir.failed(err)
+	}
+	defer seg.unpin()
+	if err := f.Truncate(seg.size.Load()); err != nil { // protection: torn tail
+		return l.dir.failed(err)
+	}
+	seg.torn, seg.dirty = false, true
 	return nil
 }
 
@@ -248,7 +280,7 @@ func (l *Log) foldBatchLocked(seg *segment, b record.Batch, pos, nowMs int64) {
 		l.mu.epochsGen++
 	}
 	if aborted, ok := l.mu.producers.apply(b, nowMs); ok {
-		aborted.LastStableOffset = l.mu.producers.lastStable(b.NextOffset())
+		aborted.LastStableOffset = l.mu.producers.firstOpen(b.NextOffset())
 		l.mu.aborted = append(l.mu.aborted, aborted)
 	}
 }
@@ -327,6 +359,11 @@ func (l *Log) key() partitionKey { return partitionKey{l.id, l.tp.Partition} }
 // next flush, before any record in it counts as flushed.
 func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 	v, base := l.view.Load(), l.End()
+	if n := len(v.segments); n > 0 {
+		if err := l.mendLocked(v.segments[n-1]); err != nil {
+			return nil, err
+		}
+	}
 	seg := l.dir.newSegment(l.path, base)
 	seg.createdMs = nowMs
 	seg.appendedMs.Store(nowMs)

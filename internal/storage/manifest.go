@@ -223,7 +223,7 @@ func (m *manifest) rewriteLocked() error {
 		e := m.mu.entries[k]
 		if e.point != nil {
 			data = append(data, manifestRecord(kindPoint, k, e.tp, e.point.encode())...)
-		} else {
+		} else if e.present {
 			data = append(data, manifestRecord(kindPresent, k, e.tp, nil)...)
 		}
 		if e.start > 0 {

@@ -10,6 +10,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"reflect"
+	"slices"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,8 +28,8 @@ var (
 )
 
 // TestModel drives one log with random operations on a disk that loses power, at
-// random writes or between operations, and compares it with a list of batches. The
-// invariants S1 to S10 of the package comment are checked after every restart.
+// random writes or between operations, that fails or is full, and compares it with the list of everything
+// that was appended. The invariants S1 to S13 of the package comment are checked after every restart.
 func TestModel(t *testing.T) {
 	for seed := *firstRun; seed < *firstRun+int64(*seeds); seed++ {
 		if err := runModel(seed, vfs.MemOptions{}); err != nil {
@@ -41,11 +44,11 @@ func TestModelNoticesNoSync(t *testing.T) {
 		"file sync": {IgnoreSync: true}, "directory sync": {IgnoreSyncDir: true}, "rename": {TornRename: true},
 	} {
 		noticed := false
-		for seed := int64(1); seed <= 300 && !noticed; seed++ {
+		for seed := int64(1); seed <= 3000 && !noticed; seed++ {
 			noticed = runModel(seed, o) != nil
 		}
 		if !noticed {
-			t.Errorf("a disk without %s was not noticed in 300 seeds", name)
+			t.Errorf("a disk without %s was not noticed in 3000 seeds", name)
 		}
 	}
 }
@@ -65,6 +68,67 @@ type model struct {
 	nowMs   int64
 	floor   map[int64]int64 // batches of a producer below it may be forgotten: a truncation came between
 	trace   []string
+
+	start     int64 // log start that was seen
+	tried     int64 // log start that may have come of an operation that was cut off
+	compacted int64 // below it a compaction was tried
+	committed int64 // the largest high watermark that the log was told
+	disk      *faultyDisk
+	refused   []record.Batch // appends at the log end that found no room
+}
+
+// faultyDisk lets operations fail.
+type faultyDisk struct {
+	mu    sync.Mutex // guards the following
+	full  bool
+	after int // the operation that counts it down to 0 fails with EIO
+	// failed: one did. What a failed sync should have written is in memory only, whatever later
+	// syncs say; so the machine is restarted, not only the process.
+	failed bool
+	rnd    *rand.Rand
+}
+
+func (f *faultyDisk) rule(op vfs.Op) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch op.Kind {
+	case vfs.OpWrite, vfs.OpRename, vfs.OpSync, vfs.OpSyncDir, vfs.OpTruncate, vfs.OpRemove:
+	default:
+		return nil
+	}
+	if f.after > 0 {
+		if f.after--; f.after == 0 {
+			f.failed = true
+			return syscall.EIO
+		}
+	}
+	if f.full && op.Kind == vfs.OpWrite {
+		return vfs.ShortWrite{N: f.rnd.Int64N(max(op.Len, 1)), Err: syscall.ENOSPC}
+	}
+	if f.full && op.Kind == vfs.OpRename && f.rnd.IntN(2) == 0 {
+		return syscall.ENOSPC
+	}
+	return nil
+}
+
+func (f *faultyDisk) set(full bool, after int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.full, f.after = full, after
+}
+
+func (f *faultyDisk) takeFailed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	failed := f.failed
+	f.failed = false
+	return failed
+}
+
+func (f *faultyDisk) isFull() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.full
 }
 
 type modelProducer struct {
@@ -83,6 +147,21 @@ func runModel(seed int64, o vfs.MemOptions) (err error) {
 		SegmentBytes: int64(4000 + rnd.IntN(20_000)), IndexIntervalBytes: int64(rnd.IntN(3000)), SegmentIndexBytes: int64(64 + rnd.IntN(4000)),
 		FlushMessages: []int64{1, 1, 5, math.MaxInt64}[rnd.IntN(4)], MaxInflatedBytes: 1 << 20,
 	}
+	m.disk = &faultyDisk{rnd: rand.New(rand.NewPCG(uint64(seed), 8))}
+	m.cfg.CleanupDelete, m.cfg.RetentionAge, m.cfg.RetentionBytes = rnd.IntN(2) == 0, -1, -1
+	m.cfg.FileDeleteDelay = []time.Duration{0, time.Hour}[rnd.IntN(2)]
+	if m.cfg.CleanupDelete {
+		m.cfg.RetentionBytes = int64(rnd.IntN(40_000))
+		m.cfg.RetentionAge = []time.Duration{-1, time.Duration(rnd.IntN(60)) * time.Second}[rnd.IntN(2)]
+	}
+	m.cfg.CleanupCompact = rnd.IntN(2) == 0
+	m.cfg.DeleteRetention = time.Duration(rnd.IntN(10)) * time.Second
+	if rnd.IntN(4) == 0 {
+		m.cfg.MinCompactionLag = time.Duration(rnd.IntN(30)) * time.Second
+	}
+	if rnd.IntN(4) == 0 {
+		m.cfg.MaxCompactionLag = time.Duration(1+rnd.IntN(30)) * time.Second
+	}
 	if rnd.IntN(4) == 0 {
 		m.cfg.SegmentAge = time.Duration(1+rnd.IntN(60)) * time.Second
 	}
@@ -96,13 +175,19 @@ func runModel(seed int64, o vfs.MemOptions) (err error) {
 		return fmt.Errorf("first open: %w", err)
 	}
 	for life := 0; life < 4; life++ {
-		if rnd.IntN(2) == 0 {
-			m.mem.PowerLossAfter(1 + rnd.IntN(120))
+		switch rnd.IntN(4) {
+		case 0, 1:
+			m.mem.PowerLossAfter(1 + rnd.IntN(200))
+		case 2:
+			m.disk.set(false, 1+rnd.IntN(300))
 		}
 		for op := rnd.IntN(60); op >= 0; op-- {
 			if err := m.step(); err != nil {
 				if errors.Is(err, vfs.ErrPowerLoss) || errors.Is(err, ErrOffline) {
 					break
+				}
+				if errors.Is(err, ErrNoSpace) && m.disk.isFull() {
+					continue
 				}
 				return err
 			}
@@ -124,20 +209,28 @@ func (m *model) open() error {
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	dir, err := OpenDir(Options{FS: m.mem, Path: "/data/log", MetaDir: "/data/meta", Log: log, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64})
+	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64})
 	if err != nil {
 		return err
 	}
 	m.dir = dir
-	m.log, err = dir.OpenLog(modelTP, m.id, m.cfg, func() {})
+	if m.log, err = dir.OpenLog(modelTP, m.id, m.cfg, func() {}); err == nil {
+		m.log.SetCommitted(m.log.Flushed())
+		m.committed = max(m.committed, m.log.Flushed())
+	}
 	return err
 }
 
 // restart ends the process in one of several ways, opens the log again and checks it.
 func (m *model) restart() error {
+	m.disk.set(false, 0)
 	m.safe = max(m.safe, m.log.Flushed())
+	m.tried = max(m.tried, m.log.Start())
 	end := m.log.End()
 	how, kept := m.rnd.IntN(3), m.safe
+	if m.disk.takeFailed() {
+		how = 1
+	}
 	switch {
 	case how == 0:
 		m.note("clean stop at %d", end)
@@ -183,6 +276,26 @@ func (m *model) restart() error {
 	return m.check()
 }
 
+// findRefused: of a batch that found no room all bytes may be there after all, where those that are missing are
+// zeros that a longer write left.
+func (m *model) findRefused(end int64) error {
+	p, err := m.log.Read(m.modelEnd(), end, 1, true)
+	if err != nil {
+		return err
+	}
+	got, next, err := planBatches(p)
+	if err != nil {
+		return err
+	}
+	for _, b := range m.refused {
+		if bytes.Equal(b, got) && next == end {
+			m.batches = append(m.batches, b)
+			return nil
+		}
+	}
+	return fmt.Errorf("S4: log ends at %d, only %d was appended", end, m.modelEnd())
+}
+
 func (m *model) modelEnd() int64 {
 	if len(m.batches) == 0 {
 		return 0
@@ -197,7 +310,9 @@ func (m *model) check() error {
 		return fmt.Errorf("S4: log ends at %d, flushed was %d", end, m.safe)
 	}
 	if end > m.modelEnd() {
-		return fmt.Errorf("S4: log ends at %d, only %d was appended", end, m.modelEnd())
+		if err := m.findRefused(end); err != nil {
+			return err
+		}
 	}
 	if m.log.Flushed() != end {
 		return fmt.Errorf("S3: recovery gives %d records as flushed of %d", m.log.Flushed(), end)
@@ -209,6 +324,11 @@ func (m *model) check() error {
 		return fmt.Errorf("S1: log ends at %d inside a batch, the model at %d", end, m.modelEnd())
 	}
 	m.safe = end
+	start := m.log.Start()
+	if start < m.start || start > max(m.tried, m.start) || start > end {
+		return fmt.Errorf("S12: log start is %d, it was %d and at most %d was asked for", start, m.start, m.tried)
+	}
+	m.start = start
 	if err := m.readAll(); err != nil {
 		return err
 	}
@@ -221,7 +341,11 @@ func (m *model) check() error {
 		}
 		ps.apply(b, 0)
 	}
-	if got := m.log.Epochs(); !reflect.DeepEqual(append([]EpochEntry{}, got...), append([]EpochEntry{}, epochs.entries...)) {
+	epochs.cutHead(start)
+	withoutEnd := func(entries []EpochEntry) []EpochEntry {
+		return slices.DeleteFunc(slices.Clone(entries), func(e EpochEntry) bool { return e.StartOffset == end })
+	}
+	if got := m.log.Epochs(); !slices.Equal(withoutEnd(got), withoutEnd(epochs.entries)) {
 		return fmt.Errorf("S5: epochs %v, the batches say %v", got, epochs.entries)
 	}
 	m.log.mu.Lock()
@@ -253,25 +377,26 @@ func (m *model) check() error {
 
 // sameProducer compares what the batches say of a producer with what the log knows.
 // After a truncation the log may have forgotten batches that were no longer among
-// the last five before it; none of them can be in flight.
+// the last five before it, or that compaction has removed; none of them can be in flight.
 func (m *model) sameProducer(id int64, want, got *producer) bool {
-	if got == nil || len(got.window) > len(want.window) {
+	if got == nil {
 		return false
 	}
-	forgotten := want.window[:len(want.window)-len(got.window)]
-	for _, b := range forgotten {
-		if b.firstOffset() >= m.floor[id] {
-			return false
-		}
-	}
 	w := *want
-	w.window = want.window[len(forgotten):]
-	if len(got.window) > 0 {
-		// Kafka's snapshot has the producer's newest time, which may be a marker's.
-		w.window = append([]batchMark{}, w.window...)
-		w.window[0].tsMs = got.window[0].tsMs
+	w.window = nil
+	for _, b := range want.window {
+		i := slices.IndexFunc(got.window, func(g batchMark) bool { return g.lastOffset == b.lastOffset })
+		if i < 0 && b.firstOffset() < m.floor[id] {
+			continue
+		}
+		if i == 0 || i > 0 && b.lastOffset < m.compacted {
+			// Kafka's snapshot has the producer's newest time, which may be a marker's; and the newest record of a
+			// batch may have been removed.
+			b.tsMs = got.window[i].tsMs
+		}
+		w.window = append(w.window, b)
 	}
-	return (len(w.window) == 0 || reflect.DeepEqual(w.window, got.window)) &&
+	return (len(w.window) == 0 && len(got.window) == 0 || reflect.DeepEqual(w.window, got.window)) &&
 		w.epoch == got.epoch && w.txnFirstOffset == got.txnFirstOffset && w.lastTsMs == got.lastTsMs
 }
 
@@ -299,28 +424,57 @@ func (m *model) learn(b record.Batch) {
 	}
 }
 
-// readAll reads the log from its start in pieces and compares every byte.
-func (m *model) readAll() error {
-	var want []byte
-	for _, b := range m.batches {
-		want = append(want, b...)
-	}
-	var got []byte
+// actual reads the log from its start in pieces.
+func (m *model) actual() (out []record.Batch, err error) {
 	for at := m.log.Start(); at < m.log.End(); {
 		p, err := m.log.Read(at, m.log.End(), 1+m.rnd.IntN(5000), true)
 		if err != nil {
-			return fmt.Errorf("read at %d: %w", at, err)
+			return nil, fmt.Errorf("read at %d: %w", at, err)
 		}
 		buf, next, err := planBatches(p)
 		if err != nil {
-			return fmt.Errorf("read at %d: %w", at, err)
+			return nil, fmt.Errorf("read at %d: %w", at, err)
 		}
-		got, at = append(got, buf...), next
+		for len(buf) > 0 {
+			b, rest, err := record.Parse(buf)
+			if err != nil {
+				return nil, err
+			}
+			out, buf = append(out, b), rest
+		}
+		at = next
 	}
-	if !bytes.Equal(got, want) {
-		return fmt.Errorf("S1: the log has other bytes than were appended (%d and %d)", len(got), len(want))
+	return out, nil
+}
+
+// readAll reads the whole log and compares: where no compaction was, every byte, else what it must keep.
+func (m *model) readAll() error {
+	got, err := m.actual()
+	if err != nil {
+		return err
 	}
-	return nil
+	var history []record.Batch
+	for _, b := range m.batches {
+		if b.LastOffset() >= m.log.Start() {
+			history = append(history, b)
+		}
+	}
+	i := len(history)
+	for i > 0 && history[i-1].BaseOffset() >= m.compacted {
+		i--
+	}
+	j := len(got)
+	for j > 0 && got[j-1].BaseOffset() >= m.compacted {
+		j--
+	}
+	if !slices.EqualFunc(history[i:], got[j:], func(a, b record.Batch) bool { return bytes.Equal(a, b) }) {
+		return fmt.Errorf("S1: from offset %d on, where nothing was compacted, the log has other bytes than were appended (%d batches, %d appended)",
+			m.compacted, len(got)-j, len(history)-i)
+	}
+	if i == 0 && j == 0 {
+		return nil
+	}
+	return m.checkCompacted(history, got)
 }
 
 // planBatches returns the whole batches of a plan and the offset behind them.
@@ -353,24 +507,93 @@ func planBatches(p Plan) ([]byte, int64, error) {
 func (m *model) step() error {
 	m.nowMs += int64(m.rnd.IntN(3000))
 	switch k := m.rnd.IntN(100); {
-	case k < 60:
+	case k < 54:
 		return m.append()
-	case k < 66:
+	case k < 58:
 		m.epoch++
-	case k < 74:
+	case k < 66:
 		return m.flush()
-	case k < 78:
+	case k < 70:
 		return m.log.savePoint()
-	case k < 84:
+	case k < 75:
 		return m.readSome()
-	case k < 88:
+	case k < 79:
 		return m.lookUpTime()
-	case k < 91:
+	case k < 82:
 		return m.truncate()
+	case k < 85:
+		return m.raiseStart()
+	case k < 88:
+		return m.retain()
+	case k < 93:
+		return m.compact()
+	case k < 94:
+		m.dir.removeDoomed(time.Now().Add(time.Duration(m.rnd.IntN(2)) * 2 * time.Hour))
+	case k < 95:
+		m.disk.set(!m.disk.isFull() && m.rnd.IntN(2) == 0, 0)
+		m.note("the disk is full: %v", m.disk.isFull())
 	default:
 		return m.retrySend()
 	}
 	return nil
+}
+
+// commit lets the high watermark rise to where it may be.
+func (m *model) commit() {
+	defer func() { m.committed = max(m.committed, m.log.committed.Load()) }()
+	m.log.SetCommitted(m.log.Flushed() - m.rnd.Int64N(m.log.Flushed()+1)*int64(m.rnd.IntN(2))/8)
+}
+
+func (m *model) raiseStart() error {
+	m.commit()
+	top := m.log.committed.Load()
+	to := min(m.log.Start()+m.rnd.Int64N(30), top)
+	m.tried = max(m.tried, to)
+	err := m.log.RaiseStart(to)
+	m.note("raise start to %d: %v", to, err)
+	if err != nil {
+		return err
+	}
+	if m.log.Start() < to {
+		return fmt.Errorf("S12: start is %d after it was raised to %d", m.log.Start(), to)
+	}
+	m.start = m.log.Start()
+	if _, err := m.log.Read(to-1, m.log.End(), 1, true); !errors.Is(err, ErrOffsetRange) {
+		return fmt.Errorf("read below the start: %v", err)
+	}
+	return nil
+}
+
+func (m *model) retain() error {
+	m.commit()
+	m.tried = max(m.tried, m.log.committed.Load())
+	bytes, err := m.log.retain(m.nowMs)
+	m.note("retention took %d bytes, start %d: %v", bytes, m.log.Start(), err)
+	if err != nil {
+		return err
+	}
+	m.start = m.log.Start()
+	return m.readAll()
+}
+
+func (m *model) compact() error {
+	if !m.cfg.CleanupCompact {
+		return nil
+	}
+	m.commit()
+	for range 1 + m.rnd.IntN(3) {
+		c, err := m.log.compactable(m.nowMs)
+		if err != nil {
+			return err
+		}
+		m.compacted = max(m.compacted, c.end)
+		stats, done, err := m.log.compact(m.nowMs, int64(keySlotBytes*(8+m.rnd.IntN(40))), 0.9, &pacer{})
+		m.note("compaction of %d to %d: %v %+v %v", c.dirty, c.end, done, stats, err)
+		if err != nil {
+			return err
+		}
+	}
+	return m.readAll()
 }
 
 func (m *model) newBatch(pid int64) record.Batch {
@@ -380,7 +603,10 @@ func (m *model) newBatch(pid int64) record.Batch {
 	for n := 1 + m.rnd.IntN(4); n > 0; n-- {
 		value := make([]byte, m.rnd.IntN(700))
 		fill(m.rnd, value)
-		b.Add(ts+int64(m.rnd.IntN(2000)), []byte{byte(n)}, value)
+		if m.rnd.IntN(5) == 0 {
+			value = nil // a tombstone
+		}
+		b.Add(ts+int64(m.rnd.IntN(2000)), []byte{byte(m.rnd.IntN(12))}, value)
 	}
 	if p := m.pids[pid]; pid >= 0 {
 		b.ProducerEpoch, b.BaseSequence = 0, 0
@@ -421,6 +647,12 @@ func (m *model) appendBatch(b record.Batch) error {
 	m.note("append %d bytes of producer %d epoch %d seq %d at %d: %v", len(b), b.ProducerID(), b.ProducerEpoch(), b.BaseSequence(), a.BaseOffset, err)
 	if err != nil {
 		if m.dir.Err() == nil {
+			if errors.Is(err, ErrNoSpace) && m.disk.isFull() {
+				b.SetBaseOffset(m.modelEnd())
+				b.SetLeaderEpoch(m.epoch)
+				m.refused = append(m.refused, b)
+				return nil
+			}
 			return fmt.Errorf("append refused: %w", err)
 		}
 		// A write that failed may still be on the disk after the power is back; nothing after it can be.
@@ -433,6 +665,7 @@ func (m *model) appendBatch(b record.Batch) error {
 		return fmt.Errorf("S1: appended at %d (duplicate %v), expected %d", a.BaseOffset, a.Duplicate, m.modelEnd())
 	}
 	m.batches = append(m.batches, b)
+	m.refused = nil
 	m.learn(b)
 	return nil
 }
@@ -484,25 +717,32 @@ func (m *model) flush() error {
 }
 
 func (m *model) readSome() error {
-	if len(m.batches) == 0 {
-		return nil
+	batches, err := m.actual()
+	if err != nil || len(batches) == 0 {
+		return err
 	}
-	b := m.batches[m.rnd.IntN(len(m.batches))]
-	at := b.BaseOffset() + int64(m.rnd.IntN(int(b.Count())))
+	find := func(at int64) (record.Batch, bool) {
+		i := slices.IndexFunc(batches, func(b record.Batch) bool { return b.LastOffset() >= at })
+		if i < 0 {
+			return nil, false
+		}
+		return batches[i], true
+	}
+	at := m.log.Start() + m.rnd.Int64N(m.log.End()-m.log.Start())
 	p, err := m.log.Read(at, m.log.End(), 1, true)
 	if err != nil {
 		return fmt.Errorf("read at %d: %w", at, err)
 	}
 	got, _, err := planBatches(p)
-	if err != nil || !bytes.Equal(got, b) {
+	if b, ok := find(at); err != nil || !ok || !bytes.Equal(got, b) {
 		return fmt.Errorf("S7: read at %d gave other bytes than the batch at %d: %w", at, b.BaseOffset(), err)
 	}
-	limit := m.batches[m.rnd.IntN(len(m.batches))].BaseOffset()
+	limit := batches[m.rnd.IntN(len(batches))].BaseOffset()
 	p, err = m.log.Read(at, limit, 1<<20, true)
 	if err != nil {
 		return err
 	}
-	if at < limit {
+	if b, ok := find(at); at < limit && ok && b.BaseOffset() < limit {
 		_, next, err := planBatches(p)
 		if err != nil || next > limit {
 			return fmt.Errorf("read from %d with limit %d reached %d: %w", at, limit, next, err)
@@ -518,8 +758,15 @@ func (m *model) lookUpTime() error {
 	var expected *record.Record
 	newest := int64(-1)
 	var newestAt int64
-	for _, b := range m.batches {
+	batches, err := m.actual()
+	if err != nil {
+		return err
+	}
+	for _, b := range batches {
 		err := b.Each(0, func(r record.Record) error {
+			if r.Offset < m.log.Start() {
+				return nil
+			}
 			if r.TimestampMs >= want && expected == nil {
 				expected = &record.Record{Offset: r.Offset, TimestampMs: r.TimestampMs}
 			}
@@ -555,6 +802,13 @@ func (m *model) truncate() error {
 	}
 	i := max(0, len(m.batches)-1-m.rnd.IntN(10))
 	to := m.batches[i].BaseOffset()
+	if to < m.start || m.disk.isFull() {
+		return nil
+	}
+	if m.compacted > 0 && to < m.committed {
+		return nil // nothing that is committed is ever cut off, and only that is compacted
+	}
+	m.log.committed.Store(min(m.log.committed.Load(), to))
 	for id, p := range m.pids {
 		m.floor[id] = to
 		if len(p.window) > 0 {
@@ -567,7 +821,7 @@ func (m *model) truncate() error {
 	if err != nil {
 		return err
 	}
-	m.batches = m.batches[:i]
+	m.batches, m.refused = m.batches[:i], nil
 	m.pids = map[int64]*modelProducer{}
 	for _, b := range m.batches {
 		m.learn(b)

@@ -157,16 +157,21 @@ func (ps *producers) applyMarker(id int64, p *producer, b record.Batch) (Aborted
 	return AbortedTxn{ProducerID: id, FirstOffset: t.first, LastOffset: t.last}, marker.Type == record.Abort
 }
 
+// firstOpen returns the first offset of an open transaction, at most limit.
+func (ps *producers) firstOpen(limit int64) int64 {
+	for _, p := range ps.byID {
+		if p.txnFirstOffset >= 0 {
+			limit = min(limit, p.txnFirstOffset)
+		}
+	}
+	return limit
+}
+
 // lastStable returns the first offset that is not decided for read_committed:
 // bounded by open transactions and by ended ones whose marker is not below
 // highWatermark, and by highWatermark itself.
 func (ps *producers) lastStable(highWatermark int64) int64 {
-	lso := highWatermark
-	for _, p := range ps.byID {
-		if p.txnFirstOffset >= 0 {
-			lso = min(lso, p.txnFirstOffset)
-		}
-	}
+	lso := ps.firstOpen(highWatermark)
 	ps.undecided = slices.DeleteFunc(ps.undecided, func(t txnRange) bool { return t.last < highWatermark })
 	for _, t := range ps.undecided {
 		lso = min(lso, t.first)

@@ -253,7 +253,7 @@ func (s *segment) indexInto(shadow *segment, end, intervalBytes int64) error {
 		if err != nil {
 			return &CorruptionError{s.path(logSuffix), sc.pos, err}
 		}
-		shadow.noteHeaderLocked(h.LastOffset(), h.MaxTimestampMs(), int64(h.Size()), sc.pos, intervalBytes)
+		shadow.noteHeaderLocked(h, sc.pos, intervalBytes)
 		sc.pos += int64(h.Size())
 	}
 }

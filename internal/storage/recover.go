@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -115,12 +116,19 @@ func (l *Log) load(entry *manifestEntry) error {
 	var from *point
 	logStart := l.dir.starts[l.tp]
 	if recorded {
-		from, logStart = entry.point, entry.start
+		from, logStart, l.mu.cleaned = entry.point, entry.start, entry.cleaned
 	}
-	if err := l.removeMarked(); err != nil {
+	infos, err := l.dir.fs.ReadDir(l.path)
+	if err == nil {
+		infos, err = l.finishSwaps(infos)
+	}
+	if err == nil {
+		err = l.removeMarked(infos)
+	}
+	if err != nil {
 		return err
 	}
-	segments, err := l.listSegments()
+	segments, err := l.listSegments(infos)
 	if err != nil || len(segments) == 0 {
 		if err == nil && from != nil {
 			err = &CorruptionError{l.path, 0, fmt.Errorf("%w: the segment at offset %d and everything else", ErrMissing, from.segment)}
@@ -161,7 +169,27 @@ func (l *Log) load(entry *manifestEntry) error {
 		return &CorruptionError{l.path, 0, fmt.Errorf("%w: the log ends at offset %d and begins at %d", ErrMissing, l.End(), v.logStart)}
 	}
 	l.mu.epochs.cutHead(l.Start())
+	if err := l.dropSnapshots(infos); err != nil {
+		return err
+	}
 	return l.settle(start)
+}
+
+// dropSnapshots removes producer snapshots behind the log end: they are of records that are gone, and when
+// a segment begins at the same offset again they would be taken for its.
+func (l *Log) dropSnapshots(infos []vfs.Info) error {
+	for _, info := range infos {
+		digits, ok := strings.CutSuffix(info.Name, snapshotSuffix)
+		if offset, err := strconv.ParseInt(digits, 10, 64); !ok || err != nil || offset <= l.End() {
+			continue
+		}
+		if name := path.Join(l.path, info.Name); exists(l.dir.fs, name) {
+			if err := l.dir.fs.Remove(name); err != nil { // protection: stale snapshots
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // finishRetention removes the segments that end at or below offset: the log start was raised, and some of
@@ -177,11 +205,7 @@ func (l *Log) finishRetention(segments []*segment, offset int64) ([]*segment, er
 }
 
 // removeMarked removes the files of deleted segments that a stop left.
-func (l *Log) removeMarked() error {
-	infos, err := l.dir.fs.ReadDir(l.path)
-	if err != nil {
-		return err
-	}
+func (l *Log) removeMarked(infos []vfs.Info) error {
 	for _, info := range infos {
 		if strings.HasSuffix(info.Name, deletedSuffix) && !info.IsDir {
 			if err := l.dir.fs.Remove(path.Join(l.path, info.Name)); err != nil {
@@ -193,11 +217,7 @@ func (l *Log) removeMarked() error {
 }
 
 // listSegments builds the segments from the .log files, ascending.
-func (l *Log) listSegments() ([]*segment, error) {
-	infos, err := l.dir.fs.ReadDir(l.path)
-	if err != nil {
-		return nil, err
-	}
+func (l *Log) listSegments(infos []vfs.Info) ([]*segment, error) {
 	var out []*segment
 	for _, info := range infos {
 		name, ok := strings.CutSuffix(info.Name, logSuffix)
@@ -224,7 +244,7 @@ type scanStart struct {
 	index  int   // of the segment
 	pos    int64 // in that segment
 	offset int64 // of the batch at pos
-	dense  bool  // offsets have no gaps from here on: only compaction makes them, and it leaves a point behind it
+	gaps   int64 // below it offsets may be missing, which only compaction does; from there on a gap is a loss
 }
 
 // startOfScan restores the state at the place where the scan begins: from the point,
@@ -244,7 +264,7 @@ func (l *Log) startOfScan(segments []*segment, from *point) (scanStart, error) {
 	}
 	s.firstTsMs, s.createdMs = from.firstTsMs, from.createdMs
 	l.pointSegment = from.segment
-	start := scanStart{i, from.pos, from.offset, true}
+	start := scanStart{i, from.pos, from.offset, l.mu.cleaned.gaps}
 	l.mu.epochs.entries = slices.Clone(from.epochs)
 	r := &reader{p: from.producers}
 	l.mu.producers = decodeProducers(r)
@@ -302,7 +322,7 @@ func (l *Log) legacyStart(segments []*segment) (scanStart, error) {
 	last := max((&view{segments: segments}).find(l.dir.legacy[l.tp]), 0)
 	if l.mu.present {
 		// Our own log before its first point: short, and a snapshot knows only one batch per producer (S6).
-		return scanStart{0, 0, segments[0].base, true}, nil
+		return scanStart{0, 0, segments[0].base, l.mu.cleaned.gaps}, nil
 	}
 	i, ps, err := l.snapshotBefore(segments, last)
 	if err != nil {
@@ -322,7 +342,7 @@ func (l *Log) legacyStart(segments []*segment) (scanStart, error) {
 		l.mu.epochs.entries = entries
 		l.mu.epochs.cut(segments[i].base)
 	}
-	return scanStart{i, 0, segments[i].base, false}, nil
+	return scanStart{i, 0, segments[i].base, math.MaxInt64}, nil
 }
 
 // snapshotBefore goes back from segment i to one at whose base the producer state is
@@ -356,7 +376,7 @@ func (l *Log) scan(start scanStart) error {
 		pos := int64(0)
 		if i == start.index {
 			pos = start.pos
-		} else if s.base < next || start.dense && s.base > next {
+		} else if s.base < next || s.base > next && s.base >= start.gaps {
 			return l.cutAt(start, i, 0, next, fmt.Errorf("the segment begins at offset %d, the one before ends at %d", s.base, next))
 		} else {
 			next = s.base
@@ -364,7 +384,7 @@ func (l *Log) scan(start scanStart) error {
 		if s.idx.sparse == nil {
 			s.idx.sparse = &sparse{}
 		}
-		end, good, err := l.scanSegment(s, pos, next, start.dense)
+		end, good, err := l.scanSegment(s, pos, next, start.gaps)
 		if err != nil {
 			if errors.As(err, new(*ioError)) {
 				return err
@@ -389,7 +409,7 @@ func (e *ioError) Unwrap() error { return e.err }
 
 // scanSegment folds the batches from pos on. It returns the offset behind the last good
 // batch and the byte position there; err says why it stopped before the end.
-func (l *Log) scanSegment(s *segment, pos, next int64, dense bool) (end, good int64, err error) {
+func (l *Log) scanSegment(s *segment, pos, next, gaps int64) (end, good int64, err error) {
 	file, err := s.pin()
 	if err != nil {
 		return next, pos, &ioError{err}
@@ -410,7 +430,7 @@ func (l *Log) scanSegment(s *segment, pos, next int64, dense bool) (end, good in
 			err = b.CheckCRC() // protection: recovery CRC
 		}
 		if err == nil {
-			err = l.follows(b, next, dense)
+			err = l.follows(b, next, gaps)
 		}
 		if err != nil {
 			if !isContent(err) {
@@ -435,8 +455,8 @@ var errSequence = errors.New("the batch does not follow the one before")
 
 // follows says whether b may stand behind the batch that ended before next: offsets
 // grow, leader epochs do not fall (S5). Stale bytes of an earlier life fail here.
-func (l *Log) follows(b record.Batch, next int64, dense bool) error {
-	if b.BaseOffset() < next || dense && b.BaseOffset() > next || b.LastOffset() < b.BaseOffset() {
+func (l *Log) follows(b record.Batch, next, gaps int64) error {
+	if b.BaseOffset() < next || b.BaseOffset() > next && b.BaseOffset() >= gaps || b.LastOffset() < b.BaseOffset() {
 		return fmt.Errorf("offsets %d to %d after %d: %w", b.BaseOffset(), b.LastOffset(), next, errSequence)
 	}
 	if last := l.mu.epochs.latest(); b.LeaderEpoch() < last {
@@ -580,7 +600,11 @@ func (l *Log) settle(start scanStart) error {
 	l.safe.Store(l.end.Load())
 	if !l.mu.present {
 		l.mu.present = true // OpenLog records it, with a point
-	} else if len(l.mu.seals) > 0 || l.End() != start.offset {
+		// Kafka's cleaner may have been here. The next start goes by what the manifest says.
+		l.mu.cleaned = cleaned{min(l.dir.legacyCleaned[l.tp], l.End()), l.End()}
+		return l.dir.manifest.add(kindCleaned, l.key(), l.tp, l.mu.cleaned.encode(), true)
+	}
+	if len(l.mu.seals) > 0 || l.End() != start.offset {
 		l.dir.requestPoint(l)
 	}
 	return nil

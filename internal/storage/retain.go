@@ -41,7 +41,7 @@ func (l *Log) retain(nowMs int64) (bytes int64, err error) {
 		bytes += s.size.Load()
 	}
 	l.drop(gone)
-	return bytes, l.doom(gone)
+	return bytes, l.doom(gone, -1)
 }
 
 // expired is the number of segments, from the oldest, that may go. At least one segment stays
@@ -143,7 +143,7 @@ func (l *Log) makeRoom(gone []*segment) (bytes int64, err error) {
 // removeFiles removes a segment's files at once.
 func (l *Log) removeFiles(s *segment) error {
 	for _, suffix := range segmentSuffixes {
-		if _, err := l.dir.fs.Stat(s.path(suffix)); err != nil {
+		if !exists(l.dir.fs, s.path(suffix)) {
 			continue
 		}
 		if err := l.dir.fs.Remove(s.path(suffix)); err != nil {
@@ -154,12 +154,12 @@ func (l *Log) removeFiles(s *segment) error {
 }
 
 // doom renames the files of segments that are out of the view, the oldest first; they are removed
-// after file.delete.delay.ms, or at the next start.
-func (l *Log) doom(gone []*segment) error {
+// after file.delete.delay.ms, or at the next start. The snapshot at keepSnapshot stays: another segment begins there.
+func (l *Log) doom(gone []*segment, keepSnapshot int64) error {
 	at := time.Now().Add(l.Config().FileDeleteDelay)
 	for _, s := range gone {
 		for _, suffix := range segmentSuffixes {
-			if _, err := l.dir.fs.Stat(s.path(suffix)); err != nil {
+			if suffix == snapshotSuffix && s.base == keepSnapshot || !exists(l.dir.fs, s.path(suffix)) {
 				continue
 			}
 			if err := l.dir.doom(s.path(suffix), at); err != nil {

@@ -63,6 +63,7 @@ type segment struct {
 	// Guarded by Log.mu:
 	named     bool  // its directory entry is known to be synced
 	dirty     bool  // has bytes behind the last sync
+	torn      bool  // a write failed half way: the file may have bytes behind the last batch
 	firstTsMs int64 // largest timestamp of the first batch, -1 if none
 	createdMs int64
 
@@ -310,19 +311,20 @@ func findBatch(file vfs.File, pos, end, offset int64) (int64, record.Header, err
 func (s *segment) noteBatch(b record.Batch, pos int64, intervalBytes int64) {
 	s.idx.Lock()
 	defer s.idx.Unlock()
-	s.noteHeaderLocked(b.LastOffset(), b.MaxTimestampMs(), int64(b.Size()), pos, intervalBytes)
+	s.noteHeaderLocked(b.Header(), pos, intervalBytes)
 }
 
-func (s *segment) noteHeaderLocked(lastOffset, maxTsMs, size, pos, intervalBytes int64) {
-	if maxTsMs > s.idx.maxTsMs {
-		s.idx.maxTsMs, s.idx.maxTsOffset = maxTsMs, lastOffset
+func (s *segment) noteHeaderLocked(h record.Header, pos, intervalBytes int64) {
+	// A batch that compaction has emptied keeps a time, but there is no record of that time.
+	if ts := h.MaxTimestampMs(); ts > s.idx.maxTsMs && h.Count() > 0 {
+		s.idx.maxTsMs, s.idx.maxTsOffset = ts, h.LastOffset()
 	}
 	if s.idx.sinceBytes > intervalBytes {
-		s.idx.sparse.addOffset(uint32(lastOffset-s.base), uint32(pos))
+		s.idx.sparse.addOffset(uint32(h.LastOffset()-s.base), uint32(pos))
 		if s.idx.maxTsMs >= 0 {
 			s.idx.sparse.addTime(s.idx.maxTsMs, uint32(s.idx.maxTsOffset-s.base))
 		}
 		s.idx.sinceBytes = 0
 	}
-	s.idx.sinceBytes += size
+	s.idx.sinceBytes += int64(h.Size())
 }

@@ -62,6 +62,19 @@ func (l *Log) setStartLocked(segments []*segment, start int64) {
 	l.mu.aborted = slices.DeleteFunc(l.mu.aborted, func(a AbortedTxn) bool { return a.LastOffset < segments[0].base })
 }
 
+// writeCleaned writes Kafka's cleaner-offset-checkpoint.
+func (d *Dir) writeCleaned() error {
+	offsets := map[TopicPartition]int64{}
+	for _, l := range d.allLogs() {
+		l.mu.Lock()
+		if l.mu.cleaned.dirty > 0 && l.mu.cfg.CleanupCompact {
+			offsets[l.tp] = l.mu.cleaned.dirty
+		}
+		l.mu.Unlock()
+	}
+	return writeAtomic(d.fs, d.path, cleanerFile, encodeOffsets(offsets))
+}
+
 // writeStarts writes Kafka's log-start-offset-checkpoint. The manifest is what counts here. A
 // partition directory that was not opened keeps what was said of it.
 func (d *Dir) writeStarts() error {
