@@ -99,13 +99,21 @@ var (
 	logStartDesc   = prometheus.NewDesc("moldau_log_start_offset", "Log start offset of a partition.", []string{"topic", "partition"}, nil)
 	hwDesc         = prometheus.NewDesc("moldau_high_watermark", "High watermark of a partition.", []string{"topic", "partition"}, nil)
 	durableDesc    = prometheus.NewDesc("moldau_flush_every_records", "log.flush.interval.messages in force by default: 1 means that an acknowledged record is on the disk.", nil, nil)
+	retainedDesc   = prometheus.NewDesc("moldau_retention_deleted_bytes_total", "Bytes in segments that retention has deleted.", nil, nil)
+	compactedDesc  = prometheus.NewDesc("moldau_compactions_total", "Passes of compaction over a log that have ended.", nil, nil)
+	compactByDesc  = prometheus.NewDesc("moldau_compaction_bytes_total", "Bytes that compaction has read and written.", []string{"kind"}, nil)
+	compactRecDesc = prometheus.NewDesc("moldau_compaction_records_total", "Records that compaction has read, and those of them that it kept.", []string{"kind"}, nil)
+	compactSecDesc = prometheus.NewDesc("moldau_compaction_seconds_total", "Time spent in compaction.", nil, nil)
+	dirtyDesc      = prometheus.NewDesc("moldau_compaction_dirty_ratio_max", "Largest share of bytes never compacted of a log that is to be compacted.", nil, nil)
+	uncleanDesc    = prometheus.NewDesc("moldau_uncleanable_partitions", "Partitions whose compaction failed; they are left alone until a restart.", nil, nil)
 	readyDesc      = prometheus.NewDesc("moldau_ready", "1 when the broker serves.", nil, nil)
 	imageDesc      = prometheus.NewDesc("moldau_metadata_sequence", "Sequence number of the metadata image.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{partitionsDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc} {
+	for _, d := range []*prometheus.Desc{partitionsDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
+		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc} {
 		out <- d
 	}
 }
@@ -137,9 +145,27 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		gauge(spaceDesc, float64(s.FreeBytes), b.dir.Path(), "free")
 		gauge(spaceDesc, float64(s.TotalBytes), b.dir.Path(), "total")
 	}
+	b.collectCleaning(out)
 	gauge(durableDesc, float64(b.o.Config.Int("log.flush.interval.messages")))
 	gauge(readyDesc, truth(b.ready.Load() && b.Err() == nil))
 	gauge(imageDesc, float64(b.cluster.Image().Seq()))
+}
+
+// collectCleaning reports what retention and compaction have done.
+func (b *Broker) collectCleaning(out chan<- prometheus.Metric) {
+	s := b.dir.CleanStats()
+	count := func(d *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	count(retainedDesc, float64(s.RetainedBytes))
+	count(compactedDesc, float64(s.Compactions))
+	count(compactByDesc, float64(s.ReadBytes), "read")
+	count(compactByDesc, float64(s.WrittenBytes), "written")
+	count(compactRecDesc, float64(s.RecordsRead), "read")
+	count(compactRecDesc, float64(s.RecordsKept), "kept")
+	count(compactSecDesc, s.CompactionTime.Seconds())
+	out <- prometheus.MustNewConstMetric(dirtyDesc, prometheus.GaugeValue, s.MaxDirtyRatio)
+	out <- prometheus.MustNewConstMetric(uncleanDesc, prometheus.GaugeValue, float64(s.UncleanableLogs))
 }
 
 func truth(v bool) float64 {

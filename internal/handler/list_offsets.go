@@ -110,7 +110,7 @@ func listOffset(rc *requestContext, topic string, want *kmsg.ListOffsetsRequestT
 	case earliestOffset, earliestLocalOffset:
 		return p.Earliest(epoch)
 	case maxTimestampOffset:
-		return p.MaxTimestamp(epoch)
+		return p.MaxTimestamp(epoch, readCommitted)
 	case latestTieredOffset, pendingUploadsOffset:
 		_, err := p.Earliest(epoch) // for its checks
 		return partition.Offset{Offset: -1, TimestampMs: -1, LeaderEpoch: -1}, err

@@ -63,12 +63,14 @@ func (p *Partition) ByTimestamp(currentEpoch int32, timestampMs int64, readCommi
 	return found(p.log.ByTimestamp(timestampMs, limit))
 }
 
-// MaxTimestamp is the first record with the newest timestamp (KIP-734).
-func (p *Partition) MaxTimestamp(currentEpoch int32) (Offset, error) {
-	if _, err := p.leads(currentEpoch); err != nil {
+// MaxTimestamp is the first record with the newest timestamp (KIP-734); none while that one is not visible.
+func (p *Partition) MaxTimestamp(currentEpoch int32, readCommitted bool) (Offset, error) {
+	limit, _, err := p.readable(currentEpoch, readCommitted)
+	if err != nil {
 		return none, err
 	}
-	return found(p.log.MaxTimestamp())
+	t, ok, err := p.log.MaxTimestamp()
+	return found(t, ok && t.Offset < limit, err)
 }
 
 func found(t storage.TimestampOffset, ok bool, err error) (Offset, error) {

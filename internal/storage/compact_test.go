@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -559,6 +560,132 @@ func TestSwapIsFinishedOrUndone(t *testing.T) {
 	if finished < 5 || undone < 5 {
 		t.Errorf("%d finished, %d undone", finished, undone)
 	}
+}
+
+// TestSwapSurvivesPowerLoss loses power at every change of the disk during a compaction, and again during the
+// recovery: of the log with an aborted transaction either nothing or everything was replaced.
+func TestSwapSurvivesPowerLoss(t *testing.T) {
+	for stopAt := 1; ; stopAt++ {
+		done := false
+		for seed := range uint64(15) {
+			rnd := rand.New(rand.NewPCG(seed, uint64(stopAt)))
+			mem := vfs.NewMem()
+			d, l := open(t, mem, compactConfig())
+			put(t, l, 1, "a=0", by(1, 0), inTxn) // 0, aborted
+			put(t, l, 1, "b=1")                  // 1
+			roll(t, d, l)
+			put(t, l, 1, "b=2") // 2
+			roll(t, d, l)
+			put(t, l, 1, "a=3", by(1, 1), inTxn) // 3, aborted and the last of its producer
+			endTxn(t, l, 1, record.Abort, 1)     // 4
+			roll(t, d, l)
+			put(t, l, 1, "b=5") // 5
+			waitFlushed(t, d, l)
+			if err := l.savePoint(); err != nil {
+				t.Fatal(err)
+			}
+			mem.PowerLossAfter(stopAt)
+			_, _, err := l.compact(1, 1<<20, 0.9, &pacer{})
+			mem = powerLoss(t, mem, d, rnd)
+			mem.PowerLossAfter(1 + rnd.IntN(10))
+			if again, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta"}); err == nil {
+				_, _ = again.OpenLog(testTP, testID, compactConfig(), func() {})
+				mem = powerLoss(t, mem, again, rnd)
+			} else {
+				mem = mem.Crash(rnd)
+			}
+			d, l = open(t, mem, compactConfig())
+			const before = "[0-0 0:a=0] [1-1 1:b=1] [2-2 2:b=2] [3-3 3:a=3] [4-4 4:M] [5-5 5:b=5]"
+			const after = "[2-2 2:b=2] [3-3] [4-4 4:M] [5-5 5:b=5]"
+			if got := content(t, l); got != before && got != after {
+				t.Fatalf("power lost at %d, seed %d: %s", stopAt, seed, got)
+			}
+			if a := l.Aborted(0, 100); len(a) != 1 || a[0].FirstOffset != 0 || a[0].LastOffset != 4 {
+				t.Fatalf("power lost at %d, seed %d: aborted %v", stopAt, seed, a)
+			}
+			var bases []int64
+			for _, s := range l.view.Load().segments {
+				bases = append(bases, s.base)
+			}
+			if !slices.Equal(bases, []int64{0, 2, 3, 5}) && !slices.Equal(bases, []int64{0, 5}) {
+				t.Fatalf("power lost at %d, seed %d: segments at %v", stopAt, seed, bases)
+			}
+			mustClose(t, d)
+			done = err == nil
+		}
+		if done {
+			return
+		}
+	}
+}
+
+// powerLoss ends a process with its machine and returns the disk.
+func powerLoss(t *testing.T, mem *vfs.Mem, d *Dir, rnd *rand.Rand) *vfs.Mem {
+	t.Helper()
+	after := mem.Crash(rnd)
+	if err := d.Close(); err == nil {
+		t.Error("a log dir without power was closed cleanly")
+	}
+	return after
+}
+
+// TestStaleSnapshots: a producer snapshot behind the log end is of records that are gone.
+func TestStaleSnapshots(t *testing.T) {
+	mem := vfs.NewMem()
+	d, l := open(t, mem, compactConfig())
+	put(t, l, 1, "a=0")
+	put(t, l, 1, "a=1")
+	mustClose(t, d)
+	name := "/d/log/events-0/" + segmentFile(7, snapshotSuffix)
+	for _, cut := range []bool{false, true} {
+		mem = mem.Clone()
+		if !cut {
+			if err := replaceTail(mem, name, 0, newProducers().snapshot()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d, l = open(t, mem, compactConfig())
+		if cut {
+			if err := replaceTail(mem, name, 0, newProducers().snapshot()); err != nil {
+				t.Fatal(err)
+			}
+			if err := l.Truncate(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if exists(mem, name) {
+			t.Errorf("%s is there (after a truncation: %v)", name, cut)
+		}
+		mustClose(t, d)
+	}
+}
+
+// TestGapsAreNoLosses: the manifest knows below which offset compaction may have left gaps, from before the
+// first of them; a recovery that has to read there must not take them for losses.
+func TestGapsAreNoLosses(t *testing.T) {
+	mem := vfs.NewMem()
+	d, l := open(t, mem, compactConfig())
+	for i := range 4 {
+		put(t, l, 1, fmt.Sprintf("a=%d b%d=%d", i, i, i))
+	}
+	roll(t, d, l)
+	put(t, l, 1, "c=4")
+	waitFlushed(t, d, l)
+	mustCompact(t, l, 1)
+	want := content(t, l)
+	// The point of a truncation names an older segment; here it is cut off right behind the point.
+	pt := &point{segment: 0, offset: 0, maxTsMs: -1, firstTsMs: -1, producers: newProducers().encode(nil)}
+	if err := d.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
+		t.Fatal(err)
+	}
+	mem = mem.Clone()
+	_ = d.Close()
+	d, l = open(t, mem, compactConfig())
+	wantContent(t, l, "read from the first byte", want)
+	if c := l.mu.cleaned; c != (cleaned{8, 8}) {
+		t.Errorf("reopened: %+v", c)
+	}
+	mustClose(t, d)
 }
 
 // TestDeleteEndsCompaction: who deletes or closes a log does not wait for a long compaction.

@@ -46,7 +46,7 @@ func (l *Log) Read(from, limit int64, maxBytes int, minOne bool) (Plan, error) {
 // outdated says that err came of a segment that has left the log since v was taken: the read
 // has to look again.
 func (l *Log) outdated(v *view, err error) bool {
-	return errors.Is(err, ErrClosed) && l.view.Load() != v
+	return errors.Is(err, ErrClosed) && l.view.Load() != v // protection: look again
 }
 
 func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minOne bool) (Plan, error) {

@@ -28,7 +28,7 @@ func (l *Log) retain(nowMs int64) (bytes int64, err error) {
 	v := l.view.Load()
 	gone, start := v.segments[:n], v.segments[n].base
 	if full == nil {
-		full = l.raiseStart(start)
+		full = l.raiseStart(start) // protection: start before deletion
 	}
 	switch {
 	case full == nil:

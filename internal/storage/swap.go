@@ -199,7 +199,7 @@ func (l *Log) undoSwaps(found map[int64]*aSwap, from int64) error {
 		}
 		s.swap = nil
 	}
-	if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: undo order
+	if err := l.dir.fs.SyncDir(l.path); err != nil {
 		return err
 	}
 	for _, s := range found {
