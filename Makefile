@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip recovery start-figures powerloss bench-kafka parity parity-record kill9-groups
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip compaction storage-model recovery start-figures powerloss bench-kafka parity parity-record kill9-groups
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ roundtrip: install-clients ## at least 1 GB of text through every codec and four
 
 powerloss: ## SEEDS (default 1000) brokers under load lose their power again and again, nothing acknowledged is lost
 	SEEDS=$${SEEDS:-1000} $(GO) test -count=1 -timeout 2h -v -run '^TestPowerLoss' ./test/chaos/
+
+compaction: install-clients ## KEYS (default 10000000) keys by a Java producer, compacted, killed in the middle, read back and dumped
+	KEYS=$${KEYS:-10000000} $(CLIENTS) -timeout 12h -v -run '^TestCompactedTopic$$'
+
+storage-model: ## SEEDS (default 5000) seeds of the model test of the log, from SEED (default 1) on
+	$(GO) test -count=1 -timeout 12h -run '^TestModel$$' ./internal/storage -storage.seeds=$${SEEDS:-5000} -storage.seed=$${SEED:-1}
 
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'

@@ -1,0 +1,262 @@
+//go:build clients && linux
+
+package clients
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// TestLogTools: kafka-delete-records, kafka-log-dirs and kafka-get-offsets do with the broker what they do with Kafka.
+func TestLogTools(t *testing.T) {
+	const topic = "log-tools"
+	b := startBroker(t)
+	b.createTopic(topic, 2)
+	c := b.client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	base := time.Now().Add(-time.Minute).Truncate(time.Second)
+	for i := range 100 {
+		must(t, c.ProduceSync(deadline(t, time.Minute), &kgo.Record{Partition: int32(i % 2), Value: fmt.Append(nil, i), Timestamp: base.Add(time.Duration(i) * time.Millisecond)}).FirstErr())
+	}
+	file := filepath.Join(t.TempDir(), "offsets.json")
+	write := func(p0, p1 int64) {
+		must(t, os.WriteFile(file, fmt.Appendf(nil, `{"version":1,"partitions":[{"topic":"%s","partition":0,"offset":%d},{"topic":"%s","partition":1,"offset":%d}]}`, topic, p0, topic, p1), 0o600))
+	}
+	write(10, -1)
+	out := tool(t, b, "delete-records", "--offset-json-file", file) // in any order
+	wantOutput(t, "delete-records", out, `(?m)^partition: log-tools-0\s+low_watermark: 10$`)
+	wantOutput(t, "delete-records", out, `(?m)^partition: log-tools-1\s+low_watermark: 50$`)
+	write(51, 3)
+	refused, err := try(t, toolPatience, nil, launcher(), "delete-records", "--bootstrap-server", b.addr, "--offset-json-file", file)
+	must(t, err)
+	wantOutput(t, "delete-records beyond the end", refused.stdout, `(?m)^partition: log-tools-0\s+error: .*OffsetOutOfRange`)
+	wantOutput(t, "delete-records at the end", refused.stdout, `(?m)^partition: log-tools-1\s+low_watermark: 50$`)
+	for _, at := range []struct{ time, want string }{
+		{"-2", topic + ":0:10\n" + topic + ":1:50\n"},
+		{"-1", topic + ":0:50\n" + topic + ":1:50\n"},
+		{"-3", topic + ":0:49\n" + topic + ":1:\n"},
+		{fmt.Sprint(base.UnixMilli()), topic + ":0:10\n"},
+	} {
+		if got := tool(t, b, "get-offsets", "--topic", topic, "--time", at.time); strings.ReplaceAll(got, topic+":1:\n", "") != strings.ReplaceAll(at.want, topic+":1:\n", "") {
+			t.Errorf("get-offsets --time %s: got\n%swant\n%s", at.time, got, at.want)
+		}
+	}
+	out = tool(t, b, "log-dirs", "--describe", "--topic-list", topic)
+	var dirs struct {
+		Brokers []struct {
+			LogDirs []struct {
+				LogDir     string
+				Error      *string
+				Partitions []struct {
+					Partition string
+					Size      int64
+					OffsetLag int64
+					IsFuture  bool
+				}
+			}
+		}
+	}
+	must(t, json.Unmarshal([]byte(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]), &dirs))
+	if len(dirs.Brokers) != 1 || len(dirs.Brokers[0].LogDirs) != 1 {
+		t.Fatalf("log-dirs: %s", out)
+	}
+	d := dirs.Brokers[0].LogDirs[0]
+	if d.Error != nil || len(d.Partitions) != 2 || d.LogDir != b.logDir() {
+		t.Errorf("log-dirs: %s", out)
+	}
+	for _, p := range d.Partitions {
+		if p.Size <= 0 || p.OffsetLag != 0 || p.IsFuture {
+			t.Errorf("log-dirs: %+v", p)
+		}
+	}
+	b.kill9()
+	b.start()
+	if got := tool(t, b, "get-offsets", "--topic", topic, "--time", "-2"); got != topic+":0:10\n"+topic+":1:50\n" {
+		t.Errorf("after kill -9 the logs begin at\n%s", got)
+	}
+}
+
+// keyedLines is what the console producer reads: rounds times every key, each with the number of the round.
+type keyedLines struct {
+	keys, rounds, key, round int64
+	buf                      bytes.Buffer
+}
+
+func (k *keyedLines) Read(p []byte) (int, error) {
+	for k.buf.Len() < len(p) && k.round < k.rounds {
+		fmt.Fprintf(&k.buf, "key-%d\tround %d of key %d, and something that makes the record longer\n", k.key, k.round, k.key)
+		if k.key++; k.key == k.keys {
+			k.key, k.round = 0, k.round+1
+		}
+	}
+	if k.buf.Len() == 0 {
+		return 0, io.EOF
+	}
+	return k.buf.Read(p)
+}
+
+// TestCompactedTopic: a topic that a Java producer fills with many values of each key reads back as the last ones, also after kill -9 in the
+// middle of compactions; Kafka's own reader of log directories finds nothing to complain of in what compaction has written. KEYS is the
+// number of keys (default 3000).
+func TestCompactedTopic(t *testing.T) {
+	if targetKafka {
+		t.Skip("the directories of Apache Kafka are its own business")
+	}
+	const topic, rounds = "compacted", 4
+	keys := envInt(t, "KEYS", 3000)
+	perRound := int64(80) // bytes of a record
+	slow := []string{"log.initial.task.delay.ms=0", "log.cleaner.backoff.ms=50", fmt.Sprintf("log.cleaner.io.max.bytes.per.second=%d", 2*keys*perRound)}
+	b := startBroker(t, slow...)
+	b.createTopic(topic, 1, "cleanup.policy=compact", "segment.bytes=1048576", "min.cleanable.dirty.ratio=0.01", "delete.retention.ms=0", "file.delete.delay.ms=1000")
+	if keys > 100_000 {
+		// A full-size run: segments of their usual order, so that there are not thousands.
+		tool(t, b, "configs", "--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", "segment.bytes=67108864")
+	}
+	run(t, 3*time.Hour, &keyedLines{keys: keys, rounds: max(rounds, 100_000/keys)}, launcher(), "console-producer", "--bootstrap-server", b.addr, "--topic", topic,
+		"--reader-property", "parse.key=true", "--command-property", "linger.ms=5", "--command-property", "compression.type=lz4")
+	total := keys * max(rounds, 100_000/keys)
+	if end := b.endOffsets(topic)[0]; end != total {
+		t.Fatalf("%d records there, %d sent", end, total)
+	}
+	dir := filepath.Join(b.logDir(), topic+"-0")
+	cut := 0
+	for range 4 {
+		for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(time.Millisecond) {
+			if found, _ := filepath.Glob(filepath.Join(dir, "*.cleaned")); len(found) > 0 {
+				cut++
+				break
+			}
+		}
+		b.kill9()
+		b.start()
+	}
+	t.Logf("%d of 4 kills were in the middle of a compaction", cut)
+	if cut == 0 {
+		t.Error("no kill was in the middle of a compaction")
+	}
+	b.stop()
+	b.props = slow[:2]
+	b.start()
+	began := time.Now()
+	waitCompacted(t, b, dir, keys)
+	t.Logf("compacted in at most %v", time.Since(began))
+	newest := checkLastValues(t, b, topic, keys, total)
+	if got := tool(t, b, "get-offsets", "--topic", topic, "--time", "-3"); got != fmt.Sprintf("%s:0:%d\n", topic, newest) {
+		t.Errorf("get-offsets --time -3 says %q, the newest record is at %d", got, newest)
+	}
+	b.stop()
+	checkCompactedDump(t, dir)
+	b.start()
+	checkLastValues(t, b, topic, keys, total)
+}
+
+// waitCompacted waits until the closed segments hold little more than the last values.
+func waitCompacted(t *testing.T, b *broker, dir string, keys int64) {
+	t.Helper()
+	last := int64(-1)
+	for until := time.Now().Add(30 * time.Minute); time.Now().Before(until); time.Sleep(2 * time.Second) {
+		b.mustRun()
+		infos, err := os.ReadDir(dir)
+		must(t, err)
+		var bytes int64
+		busy := false
+		for _, e := range infos {
+			busy = busy || strings.HasSuffix(e.Name(), ".cleaned") || strings.HasSuffix(e.Name(), ".swap")
+			if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".log") {
+				bytes += info.Size()
+			}
+		}
+		if !busy && bytes == last {
+			t.Logf("%d bytes for %d keys", bytes, keys)
+			return
+		}
+		last = bytes
+	}
+	t.Fatal("the log is not compacted after half an hour")
+}
+
+// checkLastValues reads everything and compares the last value of each key; it returns the offset of the first record with the newest time.
+func checkLastValues(t *testing.T, b *broker, topic string, keys, total int64) (newest int64) {
+	t.Helper()
+	c := b.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().AtStart()}}), kgo.FetchMaxBytes(50<<20))
+	defer c.Close()
+	if end := b.endOffsets(topic)[0]; end != total {
+		t.Fatalf("the log ends at %d, it was %d", end, total)
+	}
+	last := make([]int64, keys) // round of the last value, and one
+	next, read, newestMs := int64(0), 0, int64(-1)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
+	defer cancel()
+	for next < total {
+		fs := c.PollFetches(ctx)
+		must(t, fs.Err0())
+		fs.EachError(func(_ string, _ int32, err error) { t.Fatal(err) })
+		fs.EachRecord(func(r *kgo.Record) {
+			if r.Offset < next {
+				t.Fatalf("offset %d after %d", r.Offset, next-1)
+			}
+			if ms := r.Timestamp.UnixMilli(); ms > newestMs {
+				newestMs, newest = ms, r.Offset
+			}
+			next = r.Offset + 1
+			key, err := strconv.ParseInt(strings.TrimPrefix(string(r.Key), "key-"), 10, 64)
+			must(t, err)
+			round := r.Offset / keys
+			if want := fmt.Sprintf("round %d of key %d, and something that makes the record longer", round, key); key != r.Offset%keys || string(r.Value) != want {
+				t.Fatalf("offset %d: key %d has the value %q, want %q", r.Offset, key, r.Value, want)
+			}
+			last[key] = round + 1
+			read++
+		})
+	}
+	for key, rounds := range last {
+		if rounds != total/keys {
+			t.Fatalf("the last value of key %d is of round %d, want %d", key, rounds-1, total/keys-1)
+		}
+	}
+	t.Logf("%d records for %d keys, %d were sent", read, keys, total)
+	if int64(read) > total*9/10 {
+		t.Errorf("%d of %d records are there: nothing was compacted", read, total)
+	}
+	return newest
+}
+
+// gapReport is how the tool reports what compaction is there for.
+var gapReport = regexp.MustCompile(`(?m)^Non-consecutive offsets in .*\n(\s*-?\d+ is followed by \d+\n)+`)
+
+// checkCompactedDump has Kafka's reader look at every file of a partition directory.
+func checkCompactedDump(t *testing.T, dir string) {
+	t.Helper()
+	files := func(suffix string) []string {
+		found, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+		must(t, err)
+		slices.Sort(found)
+		return found
+	}
+	for _, c := range []struct {
+		suffix string
+		args   []string
+	}{{".log", []string{"--deep-iteration"}}, {".index", nil}, {".timeindex", nil}, {".index", []string{"--verify-index-only"}}, {".timeindex", []string{"--verify-index-only"}}, {".snapshot", nil}} {
+		paths := files(c.suffix)
+		if len(paths) == 0 {
+			t.Errorf("no files *%s", c.suffix)
+			continue
+		}
+		r := run(t, 30*time.Minute, nil, launcher(), append([]string{"dump-log", "--files", strings.Join(paths, ",")}, c.args...)...)
+		if complaint := dumpComplaint.FindString(gapReport.ReplaceAllString(r.stdout+r.stderr, "")); complaint != "" {
+			t.Errorf("dump-log of *%s %v complains (%q):\n%s", c.suffix, c.args, complaint, clip(gapReport.ReplaceAllString(r.stdout, "")+r.stderr))
+		}
+	}
+}
