@@ -25,7 +25,8 @@ func newLogDump(c *command) *cobra.Command {
 		Use: "dump {FILE | DIR}...", Short: "Print what is in the files of a log directory, and check them",
 		Long: "Print what is in the files of a log directory, and check them. Nothing is written.\n\n" +
 			"It knows segments (.log, .index, .timeindex, .txnindex), producer snapshots (.snapshot),\n" +
-			"leader-epoch-checkpoint, partition.metadata, meta.properties and the *-checkpoint files.\n" +
+			"leader-epoch-checkpoint, partition.metadata, meta.properties, the *-checkpoint files and\n" +
+			"the manifest of the metadata directory.\n" +
 			"Of a directory it takes all such files below it. Indexes are compared with the .log beside them.\n" +
 			"What is wrong is a line that begins with PROBLEM, and the exit code is then 1.\n" +
 			"With -o json every line is one JSON object.",
@@ -74,6 +75,7 @@ var dumpers = []struct {
 	{"-checkpoint", (*dumper).offsetCheckpoint},
 	{"partition.metadata", (*dumper).properties},
 	{"meta.properties", (*dumper).properties},
+	{"manifest", (*dumper).manifest},
 }
 
 func dumperOf(name string) func(*dumper, *os.File, int64) error {

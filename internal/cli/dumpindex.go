@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"moldau/internal/record"
+	"moldau/internal/storage"
 )
 
 // Sizes of entries on disk.
@@ -204,6 +205,44 @@ func (d *dumper) txnIndex(f *os.File, size int64) error {
 		}
 		return nil
 	})
+}
+
+// maxManifestBytes bounds what is read of a manifest; a broker rewrites it long before.
+const maxManifestBytes = 1 << 30
+
+// manifest prints the manifest of a metadata directory: what the broker knows of each partition's files.
+func (d *dumper) manifest(f *os.File, size int64) error {
+	if size > maxManifestBytes {
+		return d.problem(-1, "a manifest is never larger than %s", bytesText(maxManifestBytes))
+	}
+	data := make([]byte, size)
+	if err := readFullAt(f, data, 0); err != nil {
+		return err
+	}
+	var output error
+	end, err := storage.EachManifestRecord(data, func(at int64, r storage.ManifestRecord) error {
+		fields := []field{{"topic", r.Partition.Topic}, {"partition", r.Partition.Partition}, {"topicId", r.TopicID.String()}}
+		switch r.Kind {
+		case "point":
+			fields = append(fields, field{"logStart", r.LogStart}, field{"offset", r.Offset}, field{"segment", r.Segment}, field{"segmentPosition", r.Position},
+				field{"leaderEpochs", int64(len(r.Epochs))}, field{"producers", int64(r.Producers)})
+		case "start":
+			fields = append(fields, field{"logStart", r.LogStart})
+		case "cleaned":
+			fields = append(fields, field{"cleanedTo", r.Dirty}, field{"gapsBelow", r.Gaps})
+		}
+		output = d.emit(r.Kind, at, fields...)
+		return output
+	})
+	switch {
+	case output != nil:
+		return output
+	case err != nil:
+		return d.problem(end, "%v", err)
+	case end < size:
+		return d.problem(end, "the last %s are no whole record: a write that a crash cut off, which the next start removes", plural(size-end, "byte"))
+	}
+	return nil
 }
 
 // producerSnapshot prints a .snapshot file: the state of all idempotent producers at an offset.

@@ -173,6 +173,9 @@ func (d *dumper) recordsOf(f *os.File, position int64, size int) error {
 }
 
 func (d *dumper) controlOf(position int64, b record.Batch) error {
+	if b.Count() == 0 {
+		return nil // compaction keeps the last batch of a producer, if need be without its record
+	}
 	kind, err := b.ControlType()
 	if err != nil {
 		return d.problem(position, "the control record cannot be read: %v", err)

@@ -100,22 +100,70 @@ func openManifest(fsys vfs.FS, dir string) (*manifest, error) {
 		return nil, err
 	}
 	if found {
-		for len(data) >= manifestFrameBytes {
-			n := int64(binary.BigEndian.Uint32(data))
-			if n == 0 || n > int64(len(data)-manifestFrameBytes) {
-				break // zeros are what a lost write leaves, and their checksum would fit
-			}
-			body := data[manifestFrameBytes : manifestFrameBytes+n]
-			if binary.BigEndian.Uint32(data[4:]) != crc32.Checksum(body, castagnoli) {
-				break
-			}
-			if err := m.apply(body); err != nil {
-				return nil, fmt.Errorf("%s: %w: %w", path.Join(dir, manifestFile), ErrUnknownManifest, err)
-			}
-			data = data[manifestFrameBytes+n:]
+		if _, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) }); err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", path.Join(dir, manifestFile), ErrUnknownManifest, err)
 		}
 	}
 	return m, m.rewriteLocked()
+}
+
+// eachFrame calls f with the body of every whole record and returns where the first that is not whole begins.
+func eachFrame(data []byte, f func(pos int64, body []byte) error) (end int64, err error) {
+	for p := data; len(p) >= manifestFrameBytes; p = data[end:] {
+		n := int64(binary.BigEndian.Uint32(p))
+		if n == 0 || n > int64(len(p)-manifestFrameBytes) {
+			break // zeros are what a lost write leaves, and their checksum would fit
+		}
+		body := p[manifestFrameBytes : manifestFrameBytes+n]
+		if binary.BigEndian.Uint32(p[4:]) != crc32.Checksum(body, castagnoli) {
+			break
+		}
+		if err := f(end, body); err != nil {
+			return end, err
+		}
+		end += manifestFrameBytes + n
+	}
+	return end, nil
+}
+
+// ManifestRecord is one record of a manifest for people to look at.
+type ManifestRecord struct {
+	Kind      string // present, point, gone, start or cleaned
+	Partition TopicPartition
+	TopicID   wire.UUID
+	LogStart  int64 // of a point and a start
+	// Of a point: the offset behind what was synced, its segment and the byte position there.
+	Offset, Segment, Position int64
+	Producers                 int
+	Epochs                    []EpochEntry
+	// Of a cleaned: Kafka's cleaner offset, and below which offset there may be gaps.
+	Dirty, Gaps int64
+}
+
+// EachManifestRecord calls f with every record of a manifest and its position; end is where the first one that is torn or
+// damaged begins, or the size of data.
+func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) (end int64, err error) {
+	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned"}
+	return eachFrame(data, func(pos int64, body []byte) error {
+		one := manifest{}
+		one.mu.entries = map[partitionKey]*manifestEntry{}
+		if err := one.apply(body); err != nil {
+			return fmt.Errorf("record at byte %d: %w", pos, err)
+		}
+		r := ManifestRecord{Kind: kinds[body[0]]}
+		head := &reader{p: body[1:]}
+		copy(r.TopicID[:], head.bytes(len(r.TopicID)))
+		r.Partition.Partition = int32(head.varint())
+		r.Partition.Topic = string(head.bytes(int(head.uvarint())))
+		for _, e := range one.mu.entries {
+			r.LogStart, r.Dirty, r.Gaps = e.start, e.cleaned.dirty, e.cleaned.gaps
+			if pt := e.point; pt != nil {
+				r.Offset, r.Segment, r.Position, r.Epochs = pt.offset, pt.segment, pt.pos, pt.epochs
+				r.Producers = len(decodeProducers(&reader{p: pt.producers}).byID)
+			}
+		}
+		return f(pos, r)
+	})
 }
 
 func (m *manifest) apply(body []byte) error {
