@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -85,6 +87,60 @@ func TestLogTools(t *testing.T) {
 	b.start()
 	if got := tool(t, b, "get-offsets", "--topic", topic, "--time", "-2"); got != topic+":0:10\n"+topic+":1:50\n" {
 		t.Errorf("after kill -9 the logs begin at\n%s", got)
+	}
+}
+
+// TestRetentionChanges: a change of retention.bytes by kafka-configs takes effect while the broker runs: old segments go, their files too, a
+// consumer that reads on is not disturbed, and one that wants what is gone is told so.
+func TestRetentionChanges(t *testing.T) {
+	const topic = "retention"
+	b := startBroker(t, "log.initial.task.delay.ms=0", "log.retention.check.interval.ms=100")
+	b.createTopic(topic, 1, "segment.bytes=1048576", "file.delete.delay.ms=100")
+	c := b.client(kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	value := bytes.Repeat([]byte("x"), 10_000)
+	send := func(n int) {
+		var records []*kgo.Record
+		for range n {
+			records = append(records, &kgo.Record{Value: value})
+		}
+		must(t, c.ProduceSync(deadline(t, time.Minute), records...).FirstErr())
+	}
+	send(600)
+	reader := b.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(560)}}), kgo.ConsumeResetOffset(kgo.NoResetOffset()))
+	tool(t, b, "configs", "--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", "retention.bytes=1048576")
+	start := int64(0)
+	for until := time.Now().Add(30 * time.Second); start < 300; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("the log begins at %d", start)
+		}
+		out := tool(t, b, "get-offsets", "--topic", topic, "--time", "-2")
+		_, err := fmt.Sscanf(out, topic+":0:%d", &start)
+		must(t, err)
+	}
+	send(100)
+	for next := int64(560); next < 700; {
+		fs := reader.PollFetches(deadline(t, time.Minute))
+		fs.EachError(func(_ string, _ int32, err error) { t.Fatal(err) })
+		fs.EachRecord(func(r *kgo.Record) {
+			if r.Offset != next {
+				t.Fatalf("offset %d, want %d", r.Offset, next)
+			}
+			next++
+		})
+	}
+	gone := b.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(5)}}), kgo.ConsumeResetOffset(kgo.NoResetOffset()), kgo.KeepRetryableFetchErrors())
+	if err := gone.PollFetches(deadline(t, time.Minute)).Err(); !errors.Is(err, kerr.OffsetOutOfRange) {
+		t.Errorf("a reader of what is gone got %v", err)
+	}
+	for until := time.Now().Add(30 * time.Second); !targetKafka; time.Sleep(50 * time.Millisecond) {
+		left, err := filepath.Glob(filepath.Join(b.logDir(), topic+"-0", "*.deleted"))
+		must(t, err)
+		if len(left) == 0 {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("not removed: %v", left)
+		}
 	}
 }
 
@@ -158,6 +214,9 @@ func TestCompactedTopic(t *testing.T) {
 	}
 	b.stop()
 	checkCompactedDump(t, dir)
+	bin, err := moldau()
+	must(t, err)
+	run(t, 30*time.Minute, nil, bin, "log", "dump", dir) // it fails where it finds a problem
 	b.start()
 	checkLastValues(t, b, topic, keys, total)
 }
