@@ -162,7 +162,7 @@ func sortKey(v any) string {
 			return s
 		}
 	}
-	if n, ok := m["Partition"].(float64); ok {
+	if n, ok := m["Partition"].(float64); ok && m["Size"] != nil { // of DescribeLogDirs; elsewhere the order is that of the request
 		return fmt.Sprintf("%9.0f", n)
 	}
 	return ""
