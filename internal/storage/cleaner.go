@@ -66,10 +66,13 @@ func (l *Log) Uncleanable() error {
 
 func (c *cleaner) configure(cfg Cleaning) {
 	c.mu.Lock()
-	c.mu.cfg = cfg
+	same := c.mu.started && c.mu.cfg == cfg
 	start := !c.mu.started
-	c.mu.started = true
+	c.mu.cfg, c.mu.started = cfg, true
 	c.mu.Unlock()
+	if same {
+		return
+	}
 	if start {
 		c.wg.Add(1)
 		go c.startWork()

@@ -61,10 +61,13 @@ func (d *Dir) Clean(c Cleaning) {
 	d.cleaner.configure(c)
 	h := d.housekeeper
 	h.mu.Lock()
-	h.mu.cfg = c
+	same := h.mu.started && h.mu.cfg == c
 	start := !h.mu.started
-	h.mu.started = true
+	h.mu.cfg, h.mu.started = c, true
 	h.mu.Unlock()
+	if same {
+		return
+	}
 	if start {
 		h.wg.Add(1)
 		go h.startWork()
