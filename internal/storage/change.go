@@ -19,6 +19,16 @@ func (l *Log) Truncate(offset int64) error {
 	defer l.pauseCleaning()()
 	l.files.Lock()
 	defer l.files.Unlock()
+	if err := l.cut(offset); err != nil {
+		return err
+	}
+	// The cut is made with a point that has recovery read from an older segment on. Of what compaction has
+	// removed there it would not learn.
+	return l.savePointFiles()
+}
+
+// cut is Truncate with l.files held, but for the new point.
+func (l *Log) cut(offset int64) error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
 	l.mu.Lock()
@@ -69,7 +79,8 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 		return err
 	}
 	base := v.segments[first].base
-	ps.remember(l.mu.producers, base)
+	old, oldEpochs := l.mu.producers, slices.Clone(l.mu.epochs.entries)
+	ps.remember(old, base)
 	l.mu.producers = ps
 	l.mu.epochs.cut(base)
 	l.mu.epochsGen++
@@ -125,6 +136,10 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	if err := l.scan(scanStart{first, 0, base, l.mu.cleaned.gaps}); err != nil {
 		return err
 	}
+	// Compaction may have removed every batch of an epoch, and batches that are among a producer's last.
+	l.mu.producers.complete(old, l.End())
+	l.mu.epochs.entries = oldEpochs
+	l.mu.epochs.cut(l.End())
 	l.mu.epochs.cutHead(v.logStart)
 	infos, err := l.dir.fs.ReadDir(l.path)
 	if err == nil {
@@ -140,7 +155,6 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 		s.dirty, s.named = false, true
 	}
 	l.safe.Store(l.end.Load())
-	l.dir.requestPoint(l)
 	return nil
 }
 

@@ -75,6 +75,9 @@ type model struct {
 	committed int64 // the largest high watermark that the log was told
 	disk      *faultyDisk
 	refused   []record.Batch // appends at the log end that found no room
+	// cutShort: a truncation of a compacted log was cut off by a failure, so that recovery read what
+	// compaction had left. Epochs and batches of which nothing is left are then not known any more.
+	cutShort bool
 }
 
 // faultyDisk lets operations fail.
@@ -296,6 +299,25 @@ func (m *model) findRefused(end int64) error {
 	return fmt.Errorf("S4: log ends at %d, only %d was appended", end, m.modelEnd())
 }
 
+// preferRefused: what was written last may be lost, and a batch at the same offset that had found no room be there.
+func (m *model) preferRefused() error {
+	last := len(m.batches) - 1
+	if last < 0 || len(m.refused) == 0 || m.batches[last].BaseOffset() < m.log.Start() {
+		return nil
+	}
+	p, err := m.log.Read(m.batches[last].BaseOffset(), m.log.End(), 1, true)
+	if err != nil {
+		return err
+	}
+	got, _, err := planBatches(p)
+	for _, b := range m.refused {
+		if bytes.Equal(b, got) {
+			m.batches[last] = b
+		}
+	}
+	return err
+}
+
 func (m *model) modelEnd() int64 {
 	if len(m.batches) == 0 {
 		return 0
@@ -323,6 +345,9 @@ func (m *model) check() error {
 	if m.modelEnd() != end {
 		return fmt.Errorf("S1: log ends at %d inside a batch, the model at %d", end, m.modelEnd())
 	}
+	if err := m.preferRefused(); err != nil {
+		return err
+	}
 	m.safe = end
 	start := m.log.Start()
 	if start < m.start || start > max(m.tried, m.start) || start > end {
@@ -345,7 +370,7 @@ func (m *model) check() error {
 	withoutEnd := func(entries []EpochEntry) []EpochEntry {
 		return slices.DeleteFunc(slices.Clone(entries), func(e EpochEntry) bool { return e.StartOffset == end })
 	}
-	if got := m.log.Epochs(); !slices.Equal(withoutEnd(got), withoutEnd(epochs.entries)) {
+	if got := m.log.Epochs(); !m.cutShort && !slices.Equal(withoutEnd(got), withoutEnd(epochs.entries)) {
 		return fmt.Errorf("S5: epochs %v, the batches say %v", got, epochs.entries)
 	}
 	m.log.mu.Lock()
@@ -377,7 +402,8 @@ func (m *model) check() error {
 
 // sameProducer compares what the batches say of a producer with what the log knows.
 // After a truncation the log may have forgotten batches that were no longer among
-// the last five before it, or that compaction has removed; none of them can be in flight.
+// the last five before it, or that compaction has removed, and know an older one in their place; none of
+// them can be in flight.
 func (m *model) sameProducer(id int64, want, got *producer) bool {
 	if got == nil {
 		return false
@@ -386,18 +412,21 @@ func (m *model) sameProducer(id int64, want, got *producer) bool {
 	w.window = nil
 	for _, b := range want.window {
 		i := slices.IndexFunc(got.window, func(g batchMark) bool { return g.lastOffset == b.lastOffset })
-		if i < 0 && b.firstOffset() < m.floor[id] {
+		if i < 0 && (m.cutShort || b.firstOffset() < m.floor[id]) {
 			continue
 		}
-		if i == 0 || i > 0 && b.lastOffset < m.compacted {
+		if i == 0 || i > 0 && (b.lastOffset < m.compacted || m.floor[id] > 0) {
 			// Kafka's snapshot has the producer's newest time, which may be a marker's; and the newest record of a
 			// batch may have been removed.
 			b.tsMs = got.window[i].tsMs
 		}
 		w.window = append(w.window, b)
 	}
-	return (len(w.window) == 0 && len(got.window) == 0 || reflect.DeepEqual(w.window, got.window)) &&
-		w.epoch == got.epoch && w.txnFirstOffset == got.txnFirstOffset && w.lastTsMs == got.lastTsMs
+	known := slices.DeleteFunc(slices.Clone(got.window), func(g batchMark) bool {
+		return (m.cutShort || g.lastOffset < m.floor[id]) && !slices.ContainsFunc(want.window, func(b batchMark) bool { return b.lastOffset == g.lastOffset })
+	})
+	return slices.Equal(w.window, known) &&
+		w.epoch == got.epoch && w.txnFirstOffset == got.txnFirstOffset && (m.compacted > 0 || w.lastTsMs == got.lastTsMs)
 }
 
 func (m *model) learn(b record.Batch) {
@@ -419,7 +448,7 @@ func (m *model) learn(b record.Batch) {
 	p.inTxn = p.inTxn || b.Transactional()
 	p.seq = next32(b.LastSequence())
 	p.window = append(p.window, b)
-	for len(p.window) > windowBatches || len(p.window) > 0 && p.window[0].BaseOffset() < m.floor[b.ProducerID()] {
+	for len(p.window) > windowBatches || len(p.window) > 0 && (m.cutShort && p.window[0].BaseOffset() < m.compacted || p.window[0].BaseOffset() < m.floor[b.ProducerID()]) {
 		p.window = p.window[1:]
 	}
 }
@@ -819,6 +848,7 @@ func (m *model) truncate() error {
 	m.note("truncate to %d: %v", to, err)
 	m.safe = min(m.safe, to)
 	if err != nil {
+		m.cutShort = m.cutShort || m.compacted > 0
 		return err
 	}
 	m.batches, m.refused = m.batches[:i], nil

@@ -320,6 +320,24 @@ func (ps *producers) remember(old *producers, offset int64) {
 	}
 }
 
+// complete gives a state that was folded from the batches below end what old, a later state of the same log, knows of
+// them: batches that compaction has removed are still among a producer's last five.
+func (ps *producers) complete(old *producers, end int64) {
+	for id, p := range ps.byID {
+		q := old.byID[id]
+		if q == nil || q.epoch != p.epoch {
+			continue
+		}
+		known := slices.DeleteFunc(slices.Clone(q.window), func(m batchMark) bool { return m.lastOffset >= end })
+		if len(known) == 0 {
+			continue
+		}
+		older := slices.DeleteFunc(p.window, func(m batchMark) bool { return m.lastOffset >= known[0].lastOffset })
+		w := append(older, known...)
+		p.window = w[max(0, len(w)-windowBatches):]
+	}
+}
+
 // decodeProducers reads what encode wrote.
 func decodeProducers(r *reader) *producers {
 	ps := newProducers()
