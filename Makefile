@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip compaction storage-model recovery start-figures powerloss bench-kafka parity parity-record kill9-groups
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip compaction storage-model recovery start-figures powerloss bench-kafka parity parity-record kill9-groups group-world cross
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ compaction: install-clients ## KEYS (default 10000000) keys by a Java producer, 
 
 storage-model: ## SEEDS (default 5000) seeds of the model test of the log, from SEED (default 1) on
 	$(GO) test -count=1 -timeout 12h -run '^TestModel$$' ./internal/storage -storage.seeds=$${SEEDS:-5000} -storage.seed=$${SEED:-1}
+
+group-world: ## SEEDS (default 3000) seeds of simulated groups: joins, leaves, losses, crashes, on a fake clock
+	GROUP_SEEDS=$${SEEDS:-3000} $(GO) test -count=1 -timeout 2h -v -run '^TestWorld' ./internal/coordinator/group
+
+cross: ## build and vet for macOS and Windows too
+	@for os in darwin windows; do echo "== $$os"; GOOS=$$os $(GO) build -o /dev/null ./cmd/moldau && GOOS=$$os $(GO) vet ./... || exit 1; done
 
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'
