@@ -488,6 +488,9 @@ func (p *compaction) isLast(b record.Batch) bool {
 	if e.offset < 0 {
 		return b.Control() && b.ProducerEpoch() == e.epoch
 	}
+	if e.committed < 0 {
+		return true // what is known of it may be cut off; then any of these may turn out to be the last
+	}
 	return b.LastOffset() == e.offset || b.LastOffset() == e.committed // protection: last batch of a producer
 }
 

@@ -762,3 +762,21 @@ func BenchmarkCompaction(b *testing.B) {
 		})
 	}
 }
+
+// TestCompactionKeepsWhatMayBeTheLastBatch: the last batches of a producer that are not committed may be cut off; then the
+// one before them has to be there still, with its sequence number.
+func TestCompactionKeepsWhatMayBeTheLastBatch(t *testing.T) {
+	mem := vfs.NewMem()
+	d, l := open(t, mem, compactConfig())
+	put(t, l, 1, "a=1", by(1, 0)) // 0
+	put(t, l, 1, "a=2")           // 1
+	roll(t, d, l)
+	put(t, l, 1, "b=1") // 2
+	waitFlushed(t, d, l)
+	l.SetCommitted(3)
+	next := func(b *record.Builder) { b.ProducerID, b.ProducerEpoch, b.BaseSequence = 1, 1, 0 }
+	put(t, l, 1, "c=1", next) // 3, not committed
+	mustCompact(t, l, 1000)
+	wantContent(t, l, "after the pass", "[0-0] [1-1 1:a=2] [2-2 2:b=1] [3-3 3:c=1]")
+	mustClose(t, d)
+}

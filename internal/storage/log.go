@@ -441,20 +441,23 @@ func (l *Log) flush() error {
 	}
 	target := l.end.Load()
 	l.mu.timerSet = false
+	// The dirty segments are the last ones, but for an empty one that was just begun: the cost does not grow with the log.
 	var dirty []*segment
-	named := true
-	for _, s := range l.view.Load().segments {
+	segments := l.view.Load().segments
+	for i, s := range slices.Backward(segments) {
 		if s.dirty {
 			s.dirty = false
 			dirty = append(dirty, s)
+		} else if i < len(segments)-1 {
+			break
 		}
-		named = named && s.named
 	}
+	named := len(segments) == 0 || segments[len(segments)-1].named
 	l.mu.Unlock()
 	if err := l.dir.offline(); err != nil {
 		return err
 	}
-	for _, s := range dirty {
+	for _, s := range slices.Backward(dirty) {
 		if err := s.sync(); err != nil {
 			return l.dir.fence(err)
 		}
@@ -467,8 +470,11 @@ func (l *Log) flush() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !named {
-		for _, s := range l.view.Load().segments {
-			s.named = s.named || s.base <= target.seg.base
+		for _, s := range slices.Backward(l.view.Load().segments) {
+			if s.named {
+				break
+			}
+			s.named = s.base <= target.seg.base
 		}
 	}
 	if l.Flushed() < target.offset {

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -237,7 +238,7 @@ func (m *model) restart() error {
 	switch {
 	case how == 0:
 		m.note("clean stop at %d", end)
-		if err := m.dir.Close(); err == nil {
+		if err := m.dir.Close(); err == nil && m.dir.Err() == nil {
 			m.safe = end
 			m.mem = m.mem.Clone()
 			break
@@ -838,6 +839,7 @@ func (m *model) truncate() error {
 		return nil // nothing that is committed is ever cut off, and only that is compacted
 	}
 	m.log.committed.Store(min(m.log.committed.Load(), to))
+	before := maps.Clone(m.floor)
 	for id, p := range m.pids {
 		m.floor[id] = to
 		if len(p.window) > 0 {
@@ -849,6 +851,10 @@ func (m *model) truncate() error {
 	m.safe = min(m.safe, to)
 	if err != nil {
 		m.cutShort = m.cutShort || m.compacted > 0
+		// The cut may not have happened: what an earlier one made the log forget is still forgotten.
+		for id, floor := range before {
+			m.floor[id] = max(m.floor[id], floor)
+		}
 		return err
 	}
 	m.batches, m.refused = m.batches[:i], nil
