@@ -115,6 +115,9 @@ func (l *Log) writeSeal(s sealing, aborted []AbortedTxn) error {
 	x := s.seg.idx.sparse
 	s.seg.idx.known = true
 	s.seg.idx.Unlock()
+	if x == nil {
+		return nil // written by a point that failed afterwards, and forgotten since for want of room
+	}
 	if err := writeTail(s.seg, indexSuffix, 0, x.appendOffsets(nil, 0)); err != nil {
 		return err
 	}

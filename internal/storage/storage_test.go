@@ -354,6 +354,42 @@ func TestFullVolumeIsRetriable(t *testing.T) {
 	mustClose(t, d)
 }
 
+// TestPointAfterFullVolume: a point that wrote the indexes of rolled segments and then found no room is made again when there
+// is, also where the indexes are no longer in memory.
+func TestPointAfterFullVolume(t *testing.T) {
+	var full atomic.Bool
+	fsys := vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+		if full.Load() && op.Kind == vfs.OpWrite && strings.Contains(op.Name, epochsFile) {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	d, err := OpenDir(Options{FS: fsys, Path: "/d/log", MetaDir: "/d/meta", IndexBytes: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := d.OpenLog(testTP, testID, testConfig(), func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true)
+	for l.Segments() < 4 {
+		if _, err := l.Append(batch(t, strings.Repeat("x", 2000)), AppendOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := l.savePoint(); !errors.Is(err, ErrNoSpace) {
+			t.Fatalf("a point on a full volume gave %v", err)
+		}
+	}
+	full.Store(false)
+	if err := l.savePoint(); err != nil || d.Err() != nil {
+		t.Fatalf("a point when there is room: %v, dir error %v", err, d.Err())
+	}
+	mustClose(t, d)
+}
+
 // TestPlanOutlivesSegment is S8: a pinned range is readable after truncation and deletion.
 func TestPlanOutlivesSegment(t *testing.T) {
 	mem := vfs.NewMem()
