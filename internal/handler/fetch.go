@@ -42,6 +42,9 @@ type fetchTarget struct {
 	logStart      int64
 }
 
+// maxCopied bounds the records of one response that are read when they are planned and wait in memory for the client.
+const maxCopied = 256 << 10
+
 // fetchCall is one fetch.
 type fetchCall struct {
 	rc       *requestContext
@@ -95,8 +98,8 @@ func (c *fetchCall) Ready() bool {
 func (c *fetchCall) Release() { c.unpin() }
 
 func (c *fetchCall) unpin() {
-	for _, p := range c.plans {
-		p.Release()
+	for i := range c.plans {
+		c.plans[i].Release()
 	}
 	c.plans = c.plans[:0]
 }
@@ -141,17 +144,18 @@ func (c *fetchCall) read() (done bool) {
 		c.results = make([]fetchResult, len(c.targets))
 	}
 	c.results = c.results[:len(c.targets)]
-	left, total := c.maxBytes, int64(0)
+	left, total, copyLeft := c.maxBytes, int64(0), maxCopied
 	failed := false
 	for i, t := range c.targets {
 		r := &c.results[i]
-		*r = c.readOne(t, left, total == 0)
+		*r = c.readOne(t, left, total == 0, copyLeft)
 		if r.err != nil || r.part.Diverging != nil {
 			failed = true
 			continue
 		}
-		if n := r.part.Plan.Region.Len; n > 0 {
+		if n := r.part.Plan.Len(); n > 0 {
 			c.plans = append(c.plans, r.part.Plan)
+			copyLeft -= len(r.part.Plan.Bytes)
 			total += n
 			left = max(0, left-int(n))
 		}
@@ -159,7 +163,7 @@ func (c *fetchCall) read() (done bool) {
 	return failed || total >= c.minBytes || len(c.targets) == 0
 }
 
-func (c *fetchCall) readOne(t *fetchTarget, left int, minOne bool) fetchResult {
+func (c *fetchCall) readOne(t *fetchTarget, left int, minOne bool, copyBytes int) fetchResult {
 	if c.req.ReplicaID >= 0 || c.req.ReplicaState.ID >= 0 {
 		return fetchResult{err: wire.NotLeaderOrFollower}
 	}
@@ -173,7 +177,7 @@ func (c *fetchCall) readOne(t *fetchTarget, left int, minOne bool) fetchResult {
 	part, err := p.Read(partition.ReadOptions{
 		Offset: t.offset, CurrentEpoch: t.currentEpoch, FetchedEpoch: t.fetchedEpoch,
 		ReadCommitted: c.req.IsolationLevel == 1,
-		MaxBytes:      int(min(max(t.maxBytes, 0), int32(left))), MinOne: minOne,
+		MaxBytes:      int(min(max(t.maxBytes, 0), int32(left))), MinOne: minOne, CopyBytes: copyBytes,
 	})
 	return fetchResult{part, err}
 }
@@ -229,6 +233,7 @@ func (c *fetchCall) partition(t *fetchTarget, r *fetchResult, leaders *leaderHin
 			part.AbortedTransactions = append(part.AbortedTransactions, wire.AbortedTransaction{ProducerID: a.ProducerID, FirstOffset: a.FirstOffset})
 		}
 	}
+	part.Records = r.part.Plan.Bytes
 	if r.part.Plan.Region.Len > 0 {
 		part.Regions = []vfs.Region{r.part.Plan.Region}
 	}

@@ -167,7 +167,7 @@ func (s *sessions) finish(c *fetchCall, resp *wire.FetchResponse, parts []wire.F
 	var served []targetKey
 	for i, t := range c.targets {
 		p := &parts[i]
-		records := len(p.Regions) > 0
+		records := len(p.Records)+len(p.Regions) > 0
 		changed[i] = records || p.ErrorCode != wire.None || p.HighWatermark != t.highWatermark ||
 			p.LogStartOffset != t.logStart || p.DivergingEpoch != nil
 		if n, still := current[t.key()]; still {

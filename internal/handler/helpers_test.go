@@ -48,7 +48,7 @@ func newBroker(t testing.TB, sets ...string) *broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cl.Close() })
-	dir, err := storage.OpenDir(storage.Options{FS: vfs.NewMem(), Path: "/log", MetaDir: "/meta", Log: log})
+	dir, err := storage.OpenDir(storage.Options{FS: vfs.NewMem(), Path: "/log", MetaDir: "/meta", Log: log, PoisonBuffers: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"sync"
 
 	"moldau/internal/storage"
 )
@@ -14,6 +15,7 @@ type ReadOptions struct {
 	ReadCommitted bool
 	MaxBytes      int
 	MinOne        bool // a first batch larger than MaxBytes is returned whole
+	CopyBytes     int  // what may be read at once, instead of planned
 }
 
 // Diverging says that the client's log is another one behind this place.
@@ -55,63 +57,142 @@ func (p *Partition) Read(o ReadOptions) (ReadResult, error) {
 	if o.ReadCommitted {
 		limit = r.LastStable
 	}
-	plan, err := p.log.Read(o.Offset, limit, o.MaxBytes, o.MinOne)
+	plan, err := p.log.Read(o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
 	if err != nil {
 		return r, err
 	}
 	r.Plan = plan
-	if o.ReadCommitted && plan.Region.Len > 0 {
+	if o.ReadCommitted && plan.Len() > 0 {
 		r.Aborted = p.log.Aborted(o.Offset, limit)
 	}
 	return r, nil
 }
 
-// Watcher is a fetch that waits for records in any of several partitions. It belongs to
-// one goroutine; Wake may be received from until Stop.
+// Watcher waits for news of several partitions: a parked fetch, a fetch session between two fetches too. It belongs to
+// one goroutine at a time; Wake may be received from until Stop.
 type Watcher struct {
 	Wake chan struct{} // capacity 1
-	on   []*Partition
+	on   []*Watch      // what Partition.Watch hung in
+
+	mu      sync.Mutex // guards the following; a leaf, taken inside Partition.mu
+	ready   []*Watch   // have news
+	waiting bool       // its owner waits for records, which are therefore to be flushed at once
 }
 
-// NewWatcher returns a watcher that watches nothing yet.
-func NewWatcher() *Watcher { return &Watcher{Wake: make(chan struct{}, 1)} }
+// Watch is the place of a watcher in the list of a partition. The zero value hangs nowhere.
+type Watch struct {
+	Owner any // the watcher's own
+
+	w      *Watcher
+	p      *Partition
+	at     int  // in p.mu.watches; guarded by p.mu
+	queued bool // is in w.ready; guarded by w.mu
+}
+
+// NewWatcher returns a watcher that watches nothing yet, and waits.
+func NewWatcher() *Watcher { return &Watcher{Wake: make(chan struct{}, 1), waiting: true} }
 
 // Watch wakes w when the high watermark of p moves, its leadership changes, or it goes away. If there
 // are records that wait only for a flush, the flush is asked for. Look at the partition again
 // after Watch: what happened before is not signalled.
 func (p *Partition) Watch(w *Watcher) {
+	x := &Watch{}
+	p.Hang(w, x)
+	w.on = append(w.on, x)
+	p.Hurry()
+}
+
+// Hang is Watch with a place of the caller's, which hangs nowhere and then stays until Unhang, and without asking for a flush.
+func (p *Partition) Hang(w *Watcher, x *Watch) {
 	p.mu.Lock()
-	if !p.mu.gone {
-		p.mu.watchers[w] = struct{}{}
-		w.on = append(w.on, p)
+	defer p.mu.Unlock()
+	x.w, x.p, x.at = w, p, len(p.mu.watches)
+	p.mu.watches = append(p.mu.watches, x)
+}
+
+// Unhang ends what Hang began. It does nothing if x hangs nowhere.
+func (x *Watch) Unhang() {
+	p := x.p
+	if p == nil {
+		return
 	}
-	p.mu.Unlock()
-	if p.log != nil {
+	x.p = nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := len(p.mu.watches) - 1
+	moved := p.mu.watches[last]
+	p.mu.watches[x.at], moved.at = moved, x.at
+	p.mu.watches[last] = nil
+	p.mu.watches = p.mu.watches[:last]
+}
+
+// Hurry asks for a flush if there are records that wait only for one.
+func (p *Partition) Hurry() {
+	if p.log != nil && p.settings.Load().flushPolicy {
 		p.log.RequestFlush(p.log.End())
 	}
 }
 
-// Stop ends the watch on all partitions.
+// Stop ends what Partition.Watch began.
 func (w *Watcher) Stop() {
-	for _, p := range w.on {
-		p.mu.Lock()
-		delete(p.mu.watchers, w)
-		p.mu.Unlock()
+	for _, x := range w.on {
+		x.Unhang()
 	}
+	clear(w.on)
 	w.on = w.on[:0]
 }
 
-func (p *Partition) watched() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.mu.watchers) > 0
+// Waiting says whether the owner waits for records from now on. Look at News after it.
+func (w *Watcher) Waiting(waits bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.waiting = waits
 }
 
-func (p *Partition) wakeWatchersLocked() {
-	for w := range p.mu.watchers {
+// News appends to dst the watches whose partitions had news since they were returned last, some of which may have
+// been unhung meanwhile.
+func (w *Watcher) News(dst []*Watch) []*Watch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, x := range w.ready {
+		x.queued = false
+	}
+	dst = append(dst, w.ready...)
+	clear(w.ready)
+	w.ready = w.ready[:0]
+	return dst
+}
+
+// tell notes news for the watcher and reports whether it waits. p.mu is held.
+func (x *Watch) tell(wake bool) (waits bool) {
+	w := x.w
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !x.queued {
+		x.queued = true
+		w.ready = append(w.ready, x)
+	}
+	if wake {
 		select {
 		case w.Wake <- struct{}{}:
 		default:
 		}
+	}
+	return w.waiting
+}
+
+// awaited tells watchers of records that are not stable yet, and reports whether one waits for them.
+func (p *Partition) awaited() (waits bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, x := range p.mu.watches {
+		waits = x.tell(false) || waits
+	}
+	return waits
+}
+
+func (p *Partition) wakeWatchersLocked() {
+	for _, x := range p.mu.watches {
+		x.tell(true)
 	}
 }

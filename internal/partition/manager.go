@@ -187,7 +187,7 @@ func (m *Manager) configure(p *Partition, mp *metadata.Partition, t config.Topic
 		ISR:            mp.ISR,
 		MinISR:         mp.MinISR,
 		FlushPolicy:    cfg.FlushPolicy(),
-	}, &settings{t, cfg.FlushMessages}, cfg)
+	}, &settings{t, cfg.FlushMessages, cfg.FlushPolicy()}, cfg)
 }
 
 func (m *Manager) logConfig(tp storage.TopicPartition, mp *metadata.Partition, t config.Topic) storage.LogConfig {

@@ -57,11 +57,11 @@ func (p *Partition) ReadOwned(epoch int32, bufferBytes int, f func(record.Batch)
 	end = p.log.End()
 	var buf []byte
 	for next := p.log.Start(); next < end; {
-		plan, err := p.log.Read(next, end, bufferBytes, true)
+		plan, err := p.log.Read(next, end, bufferBytes, true, 0)
 		if err != nil {
 			return 0, err
 		}
-		n := plan.Region.Len
+		n := plan.Len()
 		if n == 0 {
 			break // compaction took what was there
 		}

@@ -18,10 +18,11 @@ import (
 
 // Partition is one replica on this broker. All methods may be called concurrently.
 type Partition struct {
-	tp  storage.TopicPartition
-	id  wire.UUID
-	log *storage.Log // nil if err is set
-	err error        // why there is no log; immutable
+	tp   storage.TopicPartition
+	name string
+	id   wire.UUID
+	log  *storage.Log // nil if err is set
+	err  error        // why there is no log; immutable
 
 	settings atomic.Pointer[settings]
 
@@ -29,8 +30,8 @@ type Partition struct {
 		sync.Mutex // guards the following
 		state      replica.State
 		acks       []*ackWaiter // by no order: they are few
-		watchers   map[*Watcher]struct{}
-		gone       bool // deleted or closed
+		watches    []*Watch     // by no order
+		gone       bool         // deleted or closed
 	}
 	// hw mirrors the state's high watermark for readers that need no lock.
 	hw atomic.Int64
@@ -40,16 +41,15 @@ type Partition struct {
 type settings struct {
 	topic         config.Topic
 	flushMessages int64
+	flushPolicy   bool // records are stable only when flushed
 }
 
 func newPartition(tp storage.TopicPartition, id wire.UUID) *Partition {
-	p := &Partition{tp: tp, id: id}
-	p.mu.watchers = map[*Watcher]struct{}{}
-	return p
+	return &Partition{tp: tp, name: tp.String(), id: id}
 }
 
 // Name is "topic-3".
-func (p *Partition) Name() string { return p.tp.String() }
+func (p *Partition) Name() string { return p.name }
 
 // TopicPartition is the partition's name in two parts.
 func (p *Partition) TopicPartition() storage.TopicPartition { return p.tp }
@@ -191,7 +191,7 @@ func (p *Partition) Append(b record.Batch, o AppendOptions) (Appended, error) {
 		out.ack = ackTarget{flush: a.LastOffset + 2 - s.flushMessages, epoch: epoch}
 	}
 	p.advance()
-	if p.watched() {
+	if s.flushPolicy && p.HighWatermark() <= a.LastOffset && p.awaited() {
 		p.log.RequestFlush(a.LastOffset + 1)
 	}
 	return out, nil
@@ -337,7 +337,9 @@ func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time)
 			return err
 		}
 		if timer == nil {
-			p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
+			if p.settings.Load().flushPolicy {
+				p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
+			}
 			timer = time.NewTimer(time.Until(deadline))
 			defer timer.Stop()
 			continue // what moved before the waiter was hung in must not be missed

@@ -62,7 +62,7 @@ func leader(t *testing.T, fsys vfs.FS, sets ...string) (*Partition, *storage.Dir
 		t.Fatal(err)
 	}
 	p.mu.state = replica.New(1, replica.Ends{}, 0)
-	p.apply(replica.Assignment{Leader: 1, LeaderEpoch: 4, ISR: []int32{1}, MinISR: 1, FlushPolicy: cfg.FlushPolicy()}, &settings{top, cfg.FlushMessages}, cfg)
+	p.apply(replica.Assignment{Leader: 1, LeaderEpoch: 4, ISR: []int32{1}, MinISR: 1, FlushPolicy: cfg.FlushPolicy()}, &settings{top, cfg.FlushMessages, cfg.FlushPolicy()}, cfg)
 	return p, dir
 }
 

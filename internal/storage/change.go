@@ -82,6 +82,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	old, oldEpochs := l.mu.producers, slices.Clone(l.mu.epochs.entries)
 	ps.remember(old, base)
 	l.mu.producers = ps
+	l.settled.Store(false)
 	l.mu.epochs.cut(base)
 	l.mu.epochsGen++
 	l.epochsSaved = -1
@@ -169,17 +170,17 @@ func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error)
 		return 0, 0, err
 	}
 	defer s.unpin()
-	pos, h, err := findBatch(f, pos, s.size.Load(), offset)
+	b, err := findBatch(f, pos, s.size.Load(), offset)
 	if errors.Is(err, io.EOF) {
 		return s.size.Load(), offset, nil // only a gap is behind offset
 	}
 	if err != nil {
 		return 0, 0, err
 	}
-	if start := l.Start(); h.BaseOffset() < start {
-		return pos + int64(h.Size()), h.NextOffset(), nil // the log end cannot be below the log start (S2)
+	if start := l.Start(); b.base < start {
+		return b.pos + b.size, b.next, nil // the log end cannot be below the log start (S2)
 	}
-	return pos, min(offset, h.BaseOffset()), nil // less where compaction left a gap
+	return b.pos, min(offset, b.base), nil // less where compaction left a gap
 }
 
 // close flushes, writes a last point and Kafka's snapshot at the log end, and refuses
@@ -210,6 +211,7 @@ func (l *Log) retire() {
 	defer l.syncing.Unlock()
 	l.mu.Lock()
 	l.mu.retired = true
+	l.countLocked(-1)
 	l.mu.Unlock()
 	for _, s := range l.view.Load().segments {
 		s.retire()

@@ -91,11 +91,11 @@ func content(t *testing.T, l *Log) string {
 	t.Helper()
 	var out []string
 	for at := l.Start(); at < l.End(); {
-		p, err := l.Read(at, l.End(), 1, true)
+		p, err := l.Read(at, l.End(), 1, true, CopyBelow)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if p.seg == nil {
+		if p.Len() == 0 {
 			break
 		}
 		buf, next, err := planBatches(p)
@@ -412,8 +412,8 @@ func TestReadersOutliveCompaction(t *testing.T) {
 				default:
 				}
 				for at := l.Start(); at < l.End(); {
-					p, err := l.Read(at, l.End(), 1000, true)
-					if err != nil || p.seg == nil {
+					p, err := l.Read(at, l.End(), 1000, true, int(at%2)*CopyBelow)
+					if err != nil || p.Len() == 0 {
 						problems <- fmt.Errorf("read at %d of %d: %v", at, l.End(), err)
 						return
 					}

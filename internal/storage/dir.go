@@ -28,7 +28,9 @@ type Options struct {
 	OpenFiles        int           // segment files kept open without a user; 1000
 	IndexBytes       int64         // indexes of sealed segments kept in memory; 32 MiB
 	PointBytes       int64         // appended bytes after which a log gets a new point; 16 MiB
+	UnflushedBytes   int64         // appended without a flush policy, in all logs, before a point is made for their sake; 256 MiB
 	ProducerIDExpiry time.Duration // producer.id.expiration.ms; 24 h
+	PoisonBuffers    bool          // overwrite read buffers when they are released: for tests, to find a use after that
 }
 
 func (o *Options) defaults() {
@@ -36,6 +38,7 @@ func (o *Options) defaults() {
 	setDefault(&o.OpenFiles, 1000)
 	setDefault(&o.IndexBytes, 32<<20)
 	setDefault(&o.PointBytes, 16<<20)
+	setDefault(&o.UnflushedBytes, 256<<20)
 	setDefault(&o.ProducerIDExpiry, 24*time.Hour)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -72,6 +75,9 @@ type Dir struct {
 	cleaner     *cleaner
 	pool        *descriptors
 	indexes     *indexCache
+	buffers     buffers
+
+	unpointed atomic.Int64 // bytes of logs without a flush policy behind their last points
 	// What the log dir's own files said when it was opened: recovery points, log start offsets and cleaner
 	// offsets, for partitions without a point of ours, and whether it was stopped cleanly.
 	legacy        map[TopicPartition]int64
@@ -102,6 +108,7 @@ func OpenDir(o Options) (*Dir, error) {
 	d.housekeeper, d.cleaner = newHousekeeper(d), newCleaner(d)
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
+	d.buffers.poison = o.PoisonBuffers
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
 	for _, dir := range []string{o.Path, o.MetaDir} {
 		if err := vfs.MkdirAllSync(o.FS, dir); err != nil {

@@ -77,6 +77,11 @@ type Log struct {
 	safe atomic.Pointer[mark] // flushed: below it everything is durable (S3)
 
 	committed atomic.Int64 // the high watermark as SetCommitted told it
+	places    places       // where readers stopped
+
+	// settled says that no transaction keeps the last stable offset below the high watermark, and that none will
+	// without an append that says so. It changes with mu held.
+	settled atomic.Bool
 
 	// syncing makes flushes of this log follow each other and excludes truncation, so that a
 	// flush never counts for bytes that were cut; held over sync. Order: files, syncing, mu.
@@ -104,6 +109,7 @@ type Log struct {
 		present    bool        // directory and manifest entry are durable (S9)
 		retired    bool        // the segments' files may be gone
 		sincePoint int64       // bytes appended since the last point
+		lazy       int64       // those of them that came without a flush policy, counted in Dir.unpointed
 		flushTimer *time.Timer // runs RequestFlush for flush.ms
 		timerSet   bool
 		epochsGen  int64 // counts changes of epochs
@@ -258,11 +264,27 @@ func (l *Log) foldLocked(seg *segment, b record.Batch, pos, nowMs int64) {
 	seg.dirty = true
 	seg.appendedMs.Store(nowMs)
 	seg.size.Store(pos + int64(b.Size()))
-	l.mu.sincePoint += int64(b.Size())
+	l.countLocked(int64(b.Size()))
 	l.end.Store(&mark{b.NextOffset(), seg, pos + int64(b.Size())})
-	if l.mu.sincePoint >= l.dir.opts.PointBytes {
+	// Without a flush policy nobody waits for the sync that a point makes: it is made only so often that a restart
+	// after a crash reads a bounded number of bytes.
+	if l.mu.sincePoint >= l.dir.opts.PointBytes && (l.mu.sincePoint > l.mu.lazy || l.dir.unpointed.Load() >= l.dir.opts.UnflushedBytes) {
 		l.dir.requestPoint(l)
 	}
+}
+
+// countLocked counts n appended bytes behind the last point, or with n < 0 that there is a new one.
+func (l *Log) countLocked(n int64) {
+	switch {
+	case n < 0:
+		l.dir.unpointed.Add(-l.mu.lazy)
+		l.mu.sincePoint, l.mu.lazy = 0, 0
+		return
+	case !l.mu.cfg.FlushPolicy():
+		l.mu.lazy += n
+		l.dir.unpointed.Add(n)
+	}
+	l.mu.sincePoint += n
 }
 
 // foldBatchLocked is the part that recovery shares: index, epochs, producers,
@@ -278,6 +300,9 @@ func (l *Log) foldBatchLocked(seg *segment, b record.Batch, pos, nowMs int64) {
 	}
 	if changed {
 		l.mu.epochsGen++
+	}
+	if b.Transactional() || b.Control() {
+		l.settled.Store(false) // before the batch is below any reader's limit
 	}
 	if aborted, ok := l.mu.producers.apply(b, nowMs); ok {
 		aborted.LastStableOffset = l.mu.producers.firstOpen(b.NextOffset())
@@ -524,10 +549,17 @@ func (l *Log) Epochs() []EpochEntry {
 // LastStable is the first offset that a read_committed reader may not pass, given the
 // high watermark.
 func (l *Log) LastStable(highWatermark int64) int64 {
+	if l.settled.Load() {
+		return highWatermark
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	lso := l.mu.producers.lastStable(highWatermark)
+	if !l.mu.producers.undecidedTxns() {
+		l.settled.Store(true)
+	}
 	// A transaction that began below the log start cannot be read from its first record.
-	return max(l.mu.producers.lastStable(highWatermark), min(l.Start(), highWatermark))
+	return max(lso, min(l.Start(), highWatermark))
 }
 
 // Aborted lists the aborted transactions that overlap [from, upTo), as a

@@ -213,7 +213,7 @@ func (m *model) open() error {
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64})
+	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PoisonBuffers: true, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64})
 	if err != nil {
 		return err
 	}
@@ -283,7 +283,7 @@ func (m *model) restart() error {
 // findRefused: of a batch that found no room all bytes may be there after all, where those that are missing are
 // zeros that a longer write left.
 func (m *model) findRefused(end int64) error {
-	p, err := m.log.Read(m.modelEnd(), end, 1, true)
+	p, err := m.log.Read(m.modelEnd(), end, 1, true, 0)
 	if err != nil {
 		return err
 	}
@@ -306,7 +306,7 @@ func (m *model) preferRefused() error {
 	if last < 0 || len(m.refused) == 0 || m.batches[last].BaseOffset() < m.log.Start() {
 		return nil
 	}
-	p, err := m.log.Read(m.batches[last].BaseOffset(), m.log.End(), 1, true)
+	p, err := m.log.Read(m.batches[last].BaseOffset(), m.log.End(), 1, true, 0)
 	if err != nil {
 		return err
 	}
@@ -457,7 +457,7 @@ func (m *model) learn(b record.Batch) {
 // actual reads the log from its start in pieces.
 func (m *model) actual() (out []record.Batch, err error) {
 	for at := m.log.Start(); at < m.log.End(); {
-		p, err := m.log.Read(at, m.log.End(), 1+m.rnd.IntN(5000), true)
+		p, err := m.log.Read(at, m.log.End(), 1+m.rnd.IntN(5000), true, m.rnd.IntN(2)*CopyBelow)
 		if err != nil {
 			return nil, fmt.Errorf("read at %d: %w", at, err)
 		}
@@ -509,13 +509,16 @@ func (m *model) readAll() error {
 
 // planBatches returns the whole batches of a plan and the offset behind them.
 func planBatches(p Plan) ([]byte, int64, error) {
-	if p.seg == nil {
+	if p.Len() == 0 {
 		return nil, 0, errors.New("the plan is empty")
 	}
 	defer p.Release()
-	buf := make([]byte, p.Region.Len)
-	if _, err := p.Region.File.ReadAt(buf, p.Region.Off); err != nil {
-		return nil, 0, err
+	buf := slices.Clone(p.Bytes)
+	if p.Region.File != nil {
+		buf = make([]byte, p.Region.Len)
+		if _, err := p.Region.File.ReadAt(buf, p.Region.Off); err != nil {
+			return nil, 0, err
+		}
 	}
 	n, next := 0, int64(-1)
 	for rest := buf; len(rest) > 0; {
@@ -588,7 +591,7 @@ func (m *model) raiseStart() error {
 		return fmt.Errorf("S12: start is %d after it was raised to %d", m.log.Start(), to)
 	}
 	m.start = m.log.Start()
-	if _, err := m.log.Read(to-1, m.log.End(), 1, true); !errors.Is(err, ErrOffsetRange) {
+	if _, err := m.log.Read(to-1, m.log.End(), 1, true, 0); !errors.Is(err, ErrOffsetRange) {
 		return fmt.Errorf("read below the start: %v", err)
 	}
 	return nil
@@ -759,7 +762,7 @@ func (m *model) readSome() error {
 		return batches[i], true
 	}
 	at := m.log.Start() + m.rnd.Int64N(m.log.End()-m.log.Start())
-	p, err := m.log.Read(at, m.log.End(), 1, true)
+	p, err := m.log.Read(at, m.log.End(), 1, true, m.rnd.IntN(2)*CopyBelow)
 	if err != nil {
 		return fmt.Errorf("read at %d: %w", at, err)
 	}
@@ -768,7 +771,7 @@ func (m *model) readSome() error {
 		return fmt.Errorf("S7: read at %d gave other bytes than the batch at %d: %w", at, b.BaseOffset(), err)
 	}
 	limit := batches[m.rnd.IntN(len(batches))].BaseOffset()
-	p, err = m.log.Read(at, limit, 1<<20, true)
+	p, err = m.log.Read(at, limit, 1<<20, true, m.rnd.IntN(2)*CopyBelow)
 	if err != nil {
 		return err
 	}
@@ -777,7 +780,7 @@ func (m *model) readSome() error {
 		if err != nil || next > limit {
 			return fmt.Errorf("read from %d with limit %d reached %d: %w", at, limit, next, err)
 		}
-	} else if p.seg != nil {
+	} else if p.Len() > 0 {
 		return fmt.Errorf("read from %d with limit %d is not empty", at, limit)
 	}
 	return nil

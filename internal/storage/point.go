@@ -45,7 +45,7 @@ func (l *Log) savePointFiles() error {
 	epochsGen := l.mu.epochsGen
 	seals := l.mu.seals
 	l.mu.seals = nil
-	l.mu.sincePoint = 0
+	l.countLocked(-1)
 	seg.idx.Lock()
 	pt.sinceIndex, pt.maxTsMs, pt.maxTsOffset = seg.idx.sinceBytes, seg.idx.maxTsMs, seg.idx.maxTsOffset
 	pt.offsetsLen, pt.timesLen = int64(len(seg.idx.sparse.offsets)), int64(len(seg.idx.sparse.times))

@@ -179,6 +179,19 @@ func (ps *producers) lastStable(highWatermark int64) int64 {
 	return lso
 }
 
+// undecidedTxns reports whether lastStable may give something else than the high watermark.
+func (ps *producers) undecidedTxns() bool {
+	if len(ps.undecided) > 0 {
+		return true
+	}
+	for _, p := range ps.byID {
+		if p.txnFirstOffset >= 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // expire forgets producers without an open transaction that wrote nothing since
 // beforeMs (producer.id.expiration.ms). Kafka goes by record time, which lets a producer of
 // old records be forgotten while it writes; we go by the time of arrival.

@@ -14,29 +14,37 @@ import (
 // Plan is a range of one segment that holds whole batches from the first, and possibly
 // a cut one at its end. It stays readable until Release (S8). The zero Plan is empty.
 type Plan struct {
-	Region vfs.Region
+	Region vfs.Region // where the range is, unless it was read
+	Bytes  []byte     // what is there, if it was
 	// BaseOffset is where the first batch begins: at or before the offset asked for.
 	BaseOffset int64
 	seg        *segment
+	buf        *buffer // that Bytes is in
 }
 
-// Release lets go of the segment. It must be called exactly once for a plan that is not empty.
-func (p Plan) Release() {
+// Len is the number of bytes in the range.
+func (p *Plan) Len() int64 { return p.Region.Len + int64(len(p.Bytes)) }
+
+// Release lets go of the segment or the bytes. It must be called exactly once for a plan that is not empty.
+func (p *Plan) Release() {
 	if p.seg != nil {
 		p.seg.unpin()
+	}
+	if p.buf != nil {
+		p.buf.free()
 	}
 }
 
 // Read plans a read of the batches from the one that holds from on, up to limit
 // (exclusive, a batch boundary such as the high watermark) and maxBytes. With minOne the first batch is
-// planned whole even if it is larger. ErrOffsetRange if from is before Start or behind
+// planned whole even if it is larger. A range of at most copyBytes that is below CopyBelow is read at once. ErrOffsetRange if from is before Start or behind
 // End. An empty plan means that there is nothing below limit.
-func (l *Log) Read(from, limit int64, maxBytes int, minOne bool) (Plan, error) {
+func (l *Log) Read(from, limit int64, maxBytes int, minOne bool, copyBytes int) (Plan, error) {
 	for {
 		// End before view: every segment that end names is then in the view.
 		end := l.end.Load()
 		v := l.view.Load()
-		plan, err := l.readView(v, end, from, limit, maxBytes, minOne)
+		plan, err := l.readView(v, end, from, limit, maxBytes, minOne, copyBytes)
 		if !l.outdated(v, err) {
 			return plan, err
 		}
@@ -49,7 +57,7 @@ func (l *Log) outdated(v *view, err error) bool {
 	return errors.Is(err, ErrClosed) && l.view.Load() != v // protection: look again
 }
 
-func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minOne bool) (Plan, error) {
+func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (Plan, error) {
 	if from < v.logStart || from > end.offset {
 		return Plan{}, fmt.Errorf("%v: offset %d, the log has %d to %d: %w", l.tp, from, v.logStart, end.offset, ErrOffsetRange)
 	}
@@ -58,8 +66,8 @@ func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minO
 		return Plan{}, nil
 	}
 	for i := v.find(from); i >= 0 && i < len(v.segments); i++ {
-		plan, err := l.readSegment(v, i, end, from, limit, maxBytes, minOne)
-		if err != nil || plan.seg != nil {
+		plan, err := l.readSegment(v, i, end, from, limit, maxBytes, minOne, copyBytes)
+		if err != nil || plan.Len() > 0 {
 			return plan, err
 		}
 	}
@@ -71,7 +79,7 @@ func (v *view) find(offset int64) int {
 	return sort.Search(len(v.segments), func(i int) bool { return v.segments[i].base > offset }) - 1
 }
 
-func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes int, minOne bool) (Plan, error) {
+func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (Plan, error) {
 	seg := v.segments[i]
 	if seg.base >= limit {
 		return Plan{}, nil
@@ -80,30 +88,51 @@ func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes
 	if err != nil {
 		return Plan{}, err
 	}
-	start, stop, h, err := l.locate(v, i, file, end, from, limit)
-	if errors.Is(err, io.EOF) {
+	plan, at, err := l.readFile(v, i, file, end, from, limit, maxBytes, minOne, copyBytes)
+	if plan.seg == nil {
 		seg.unpin()
+	}
+	if errors.Is(err, io.EOF) {
 		return Plan{}, nil // nothing of this segment is at or behind from
 	}
 	if err != nil {
-		seg.unpin()
-		return Plan{}, &CorruptionError{seg.path(logSuffix), start, err}
+		return Plan{}, &CorruptionError{seg.path(logSuffix), at, err}
 	}
-	n := min(stop-start, int64(maxBytes))
-	if first := int64(h.Size()); n < first {
-		if !minOne {
-			// A cut batch is of no use to anybody.
-			seg.unpin()
-			return Plan{}, nil
-		}
-		n = first
-	}
-	return Plan{vfs.Region{File: file, Off: start, Len: n}, h.BaseOffset(), seg}, nil
+	return plan, nil
 }
 
-// locate returns the byte range of the batches from the one that holds from up to
-// limit, and the header of the first. io.EOF: there are none in this segment.
-func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64) (start, stop int64, h record.Header, err error) {
+// readFile plans a read of segment i, whose file is pinned and stays so if the plan has a segment. at is
+// where an error was found. io.EOF: there is no batch.
+func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, err error) {
+	seg := v.segments[i]
+	pos, stop, exact, err := l.locate(v, i, file, end, from, limit)
+	if err != nil {
+		return Plan{}, pos, err
+	}
+	from = max(from, seg.base)
+	if copyBytes > 0 {
+		var ok bool
+		if p, pos, ok, err = l.copyRange(v, seg, file, pos, stop, from, exact, maxBytes, minOne, copyBytes); ok || err != nil {
+			return p, pos, err
+		}
+	}
+	b, err := findBatch(file, pos, stop, from)
+	if err != nil {
+		return Plan{}, b.pos, err
+	}
+	n := min(stop-b.pos, int64(maxBytes))
+	if n < b.size {
+		if !minOne {
+			return Plan{}, b.pos, nil // a cut batch is of no use to anybody
+		}
+		n = b.size
+	}
+	return Plan{Region: vfs.Region{File: file, Off: b.pos, Len: n}, BaseOffset: b.base, seg: seg}, b.pos, nil
+}
+
+// locate returns a byte range of segment i that ends before limit and begins at or before the batch that holds from:
+// exactly there, if exact is set.
+func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64) (pos, stop int64, exact bool, err error) {
 	seg := v.segments[i]
 	stop = seg.size.Load()
 	if seg == end.seg {
@@ -112,33 +141,35 @@ func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64
 	last := i == len(v.segments)-1
 	wholeSegment := !last && limit >= v.segments[i+1].base || last && limit == end.offset
 	if !wholeSegment {
-		if stop, err = l.boundary(seg, file, stop, limit); err != nil {
-			return stop, stop, h, err
+		if stop, err = l.boundary(v, seg, file, stop, limit); err != nil {
+			return stop, stop, false, err
 		}
 	}
 	from = max(from, seg.base)
-	pos, err := seg.positionFor(from)
-	if err != nil {
-		return 0, stop, h, err
+	if pos, exact = l.places.find(v, seg, from); exact {
+		return pos, stop, true, nil
 	}
-	start, h, err = findBatch(file, pos, stop, from)
-	return start, stop, h, err
+	pos, err = seg.positionFor(from)
+	return pos, stop, false, err
 }
 
 // boundary returns where the first batch with an offset >= limit begins.
-func (l *Log) boundary(seg *segment, file vfs.File, size, limit int64) (int64, error) {
+func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) (int64, error) {
 	if safe := l.safe.Load(); safe.offset == limit && safe.seg == seg {
 		return safe.pos, nil // the common case: the high watermark is what was flushed
+	}
+	if pos, ok := l.places.find(v, seg, limit); ok {
+		return pos, nil
 	}
 	pos, err := seg.positionFor(limit)
 	if err != nil {
 		return 0, err
 	}
-	pos, _, err = findBatch(file, pos, size, limit)
+	b, err := findBatch(file, pos, size, limit)
 	if errors.Is(err, io.EOF) {
 		return size, nil
 	}
-	return pos, err
+	return b.pos, err
 }
 
 // positionFor returns a byte position at or before the batch that holds offset.

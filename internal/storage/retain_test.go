@@ -130,7 +130,7 @@ func TestRetention(t *testing.T) {
 					t.Fatalf("reopened %v: the log has %d to %d", reopened, l.Start(), l.End())
 				}
 				for o := l.Start(); o < 20; o++ {
-					p, err := l.Read(o, 20, 1, true)
+					p, err := l.Read(o, 20, 1, true, 0)
 					if err != nil || p.BaseOffset != o {
 						t.Fatalf("read at %d: batch at %d, %v", o, p.BaseOffset, err)
 					}
@@ -214,7 +214,7 @@ func TestDeletedFiles(t *testing.T) {
 	cfg.RetentionBytes = 900
 	d, l := open(t, mem, cfg)
 	fillAt(t, d, l, 20, 1000)
-	p, err := l.Read(0, 20, 1<<20, true)
+	p, err := l.Read(0, 20, 1<<20, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

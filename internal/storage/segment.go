@@ -276,35 +276,38 @@ const smallBufferBytes = 4 << 10
 
 var smallBuffers = sync.Pool{New: func() any { return new([smallBufferBytes]byte) }}
 
-// findBatch returns the position and header of the first batch from pos on whose last
+// batchAt is a batch in a segment: where it is, how long, its base offset and the one behind it.
+type batchAt struct{ pos, size, base, next int64 }
+
+// findBatch returns the first batch from pos on whose last
 // offset is >= offset, or io.EOF if there is none before end. It reads small pieces:
-// from an index entry the batch is near.
-func findBatch(file vfs.File, pos, end, offset int64) (int64, record.Header, error) {
+// from an index entry the batch is near. Of an error, pos says where it was met.
+func findBatch(file vfs.File, pos, end, offset int64) (batchAt, error) {
 	small := smallBuffers.Get().(*[smallBufferBytes]byte)
 	defer smallBuffers.Put(small)
 	var have []byte
-	at := pos
+	from := pos // of have
 	for pos < end {
-		if off := pos - at; off < 0 || off+record.HeaderSize > int64(len(have)) {
+		if off := pos - from; off < 0 || off+record.HeaderSize > int64(len(have)) {
 			n, err := file.ReadAt(small[:min(int64(len(small)), end-pos)], pos)
 			if n < record.HeaderSize {
 				if err == nil || errors.Is(err, io.EOF) {
 					err = io.ErrUnexpectedEOF
 				}
-				return 0, record.Header{}, fmt.Errorf("read batch header at byte %d: %w", pos, err)
+				return batchAt{pos: pos}, fmt.Errorf("read batch header at byte %d: %w", pos, err)
 			}
-			have, at = small[:n], pos
+			have, from = small[:n], pos
 		}
-		h, err := record.HeaderOf(have[pos-at:])
+		h, err := record.HeaderOf(have[pos-from:])
 		if err != nil {
-			return 0, record.Header{}, err
+			return batchAt{pos: pos}, err
 		}
 		if h.LastOffset() >= offset {
-			return pos, append(record.Header(nil), h...), nil
+			return batchAt{pos, int64(h.Size()), h.BaseOffset(), h.NextOffset()}, nil
 		}
 		pos += int64(h.Size())
 	}
-	return 0, record.Header{}, io.EOF
+	return batchAt{pos: pos}, io.EOF
 }
 
 // noteBatch updates the index in memory for a batch that was written at pos.

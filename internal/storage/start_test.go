@@ -38,7 +38,7 @@ func TestLogStartIsDurable(t *testing.T) {
 			if l.Start() != 47 || l.End() < 47 || l.Flushed() < 47 {
 				t.Fatalf("%s: start %d, flushed %d, end %d", when, l.Start(), l.Flushed(), l.End())
 			}
-			if _, err := l.Read(46, l.End(), 1000, true); !errors.Is(err, ErrOffsetRange) {
+			if _, err := l.Read(46, l.End(), 1000, true, 0); !errors.Is(err, ErrOffsetRange) {
 				t.Errorf("%s: read below the start: %v", when, err)
 			}
 			if es := l.Epochs(); es[0] != (EpochEntry{4, 47}) {

@@ -256,7 +256,7 @@ func TestIndexIsRebuilt(t *testing.T) {
 			d, l = open(t, mem, testConfig())
 			defer d.Close()
 			for offset := range l.End() {
-				p, err := l.Read(offset, l.End(), 1, true)
+				p, err := l.Read(offset, l.End(), 1, true, 0)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -316,7 +316,7 @@ func TestFailedSyncFencesTheDir(t *testing.T) {
 	if l.Flushed() != 3 {
 		t.Fatal("a sync was tried again after it had failed")
 	}
-	if p, err := l.Read(0, l.End(), 1000, true); err != nil {
+	if p, err := l.Read(0, l.End(), 1000, true, 0); err != nil {
 		t.Fatalf("reads must go on: %v", err)
 	} else {
 		p.Release()
@@ -395,11 +395,11 @@ func TestPlanOutlivesSegment(t *testing.T) {
 	mem := vfs.NewMem()
 	d, l := open(t, mem, testConfig())
 	fillLog(t, d, l, 100)
-	last, err := l.Read(99, 100, 1<<20, true)
+	last, err := l.Read(99, 100, 1<<20, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := l.Read(0, 100, 1<<20, true)
+	first, err := l.Read(0, 100, 1<<20, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -596,7 +596,7 @@ func FuzzFiles(f *testing.F) {
 				t.Fatal(err)
 			}
 			if l, err := d.OpenLog(testTP, testID, testConfig(), func() {}); err == nil && l.End() > 0 {
-				if p, err := l.Read(l.Start(), l.End(), 1000, true); err == nil {
+				if p, err := l.Read(l.Start(), l.End(), 1000, true, 0); err == nil {
 					p.Release()
 				}
 			}

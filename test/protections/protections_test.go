@@ -41,6 +41,8 @@ var protections = []protection{
 		"if err := v.segments[i].sync(); err != nil { // protection: recovered sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
 	{"index rebuild", "internal/storage/read.go",
 		"return s.rebuildIndex() // protection: index rebuild", "return x, nil", "./internal/storage", "TestIndexIsRebuilt"},
+	{"places of readers end with a truncation", "internal/storage/readcopy.go",
+		"return e.pos, p.view == v && e.seg == seg && e.offset == offset // protection: places", "return e.pos, e.seg == seg && e.offset == offset", "./internal/storage", "TestPlaces"},
 	{"index sync", "internal/storage/point.go",
 		"return f.Sync() // protection: index sync", "return nil", "./internal/storage", "TestModel$"},
 	{"leader epoch cache", "internal/storage/recover.go",
