@@ -29,6 +29,7 @@ const maxSoftwareName = 128
 // connState is what the handlers remember of a connection.
 type connState struct {
 	software, softwareVersion string // as the client says; "" if it does not
+	clientID                  string // of the last request; Start's
 }
 
 // stateOf is the state of a connection; for the moments in which Conn.SetState may be called.
@@ -47,19 +48,19 @@ var supportedFeatures = []kmsg.ApiVersionsResponseSupportedFeature{
 	{Name: "metadata.version", MinVersion: 7, MaxVersion: 30},
 }
 
-func startAPIVersions(t *Table, rc *requestContext, body []byte) (network.Call, error) {
+func startAPIVersions(t *Table, rc requestContext, body []byte) (network.Call, error) {
 	version := rc.header.Version
 	if version < rc.row.min || version > rc.row.max {
 		resp := kmsg.NewPtrApiVersionsResponse()
 		resp.ErrorCode = int16(wire.UnsupportedVersion)
 		resp.ApiKeys = []kmsg.ApiVersionsResponseApiKey{apiKey(*rc.row)}
-		return answered(rc, resp, 0), nil
+		return answered(&rc, resp, 0), nil
 	}
 	req, err := t.decoder.DecodeRequest(rc.header.Key, version, body)
 	if err != nil {
 		return nil, err
 	}
-	return answered(rc, t.apiVersions(rc, req.(*kmsg.ApiVersionsRequest)), version), nil
+	return answered(&rc, t.apiVersions(&rc, req.(*kmsg.ApiVersionsRequest)), version), nil
 }
 
 func (t *Table) apiVersions(rc *requestContext, req *kmsg.ApiVersionsRequest) *kmsg.ApiVersionsResponse {

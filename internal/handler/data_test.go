@@ -9,12 +9,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"moldau/internal/controller"
+	"moldau/internal/network"
 	"moldau/internal/record"
 	"moldau/internal/wire"
 )
 
 // withTopic creates a topic and waits until its partitions are there.
-func (b *broker) withTopic(t *testing.T, name string, partitions int32, configs ...string) wire.UUID {
+func (b *broker) withTopic(t testing.TB, name string, partitions int32, configs ...string) wire.UUID {
 	t.Helper()
 	set := map[string]string{}
 	for _, c := range configs {
@@ -29,7 +30,7 @@ func (b *broker) withTopic(t *testing.T, name string, partitions int32, configs 
 	return b.o.Cluster.Image().Topic(name).ID
 }
 
-func batchOf(t *testing.T, values ...string) record.Batch {
+func batchOf(t testing.TB, values ...string) record.Batch {
 	t.Helper()
 	b := record.NewBuilder(record.None)
 	for _, v := range values {
@@ -88,9 +89,9 @@ func fetchRequest(version int16, topic string, id wire.UUID, offsets ...int64) *
 }
 
 // fetch serves a fetch whose records may be ranges of files.
-func (b *broker) fetch(t *testing.T, req *kmsg.FetchRequest) *kmsg.FetchResponse {
+func (b *broker) fetch(t testing.TB, req *kmsg.FetchRequest) *kmsg.FetchResponse {
 	t.Helper()
-	call, err := b.Start(t.Context(), b.conn, frameOf(req), time.Now())
+	call, err := b.Start(t.Context(), new(network.Conn), frameOf(req), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

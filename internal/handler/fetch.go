@@ -17,8 +17,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"moldau/internal/network"
 	"moldau/internal/partition"
 	"moldau/internal/storage"
@@ -26,40 +24,33 @@ import (
 	"moldau/internal/wire"
 )
 
-// fetchTarget is one partition that a fetch reads: what the client asked for, and
-// for a session what it was told last.
-type fetchTarget struct {
-	topic string
-	id    wire.UUID
-	index int32
-
-	offset       int64
-	maxBytes     int32
-	currentEpoch int32
-	fetchedEpoch int32
-
-	highWatermark int64 // last told, -1: nothing yet
-	logStart      int64
-}
-
 // maxCopied bounds the records of one response that are read when they are planned and wait in memory for the client.
 const maxCopied = 256 << 10
 
-// fetchCall is one fetch.
+// fetchCall is one fetch. What it needs is kept for the next one.
 type fetchCall struct {
-	rc       *requestContext
-	req      *kmsg.FetchRequest
+	rc       requestContext
+	req      wire.FetchRequest
 	maxBytes int
 	minBytes int64
 	deadline time.Time
-	session  *fetchSession // nil: none, or not yet made
-	targets  []*fetchTarget
-	results  []fetchResult
 	failure  wire.Code // of the whole request
-	plans    []storage.Plan
 	local    time.Time
 	looked   bool // the targets were read once
 	enough   bool // and that was enough to answer
+
+	session *fetchSession // nil: none, or not yet made
+	turn    int64         // of the session
+	own     []fetchTarget // without a session: what the request names
+	seen    map[targetKey]int
+
+	targets []*fetchTarget // what is read
+	results []fetchResult  // of targets
+	parts   []wire.FetchPartition
+	regions []vfs.Region // of parts
+	resp    wire.FetchResponse
+	encoder wire.FetchEncoder
+	timer   *time.Timer
 }
 
 // fetchResult is what was read for one target.
@@ -68,20 +59,41 @@ type fetchResult struct {
 	err  error
 }
 
-func startFetch(t *Table, rc *requestContext, body []byte) (network.Call, error) {
-	decoded, err := t.decoder.DecodeRequest(rc.header.Key, rc.header.Version, body)
-	if err != nil {
+func startFetch(t *Table, rc requestContext, body []byte) (network.Call, error) {
+	c := t.pools.getFetch()
+	if err := c.req.Decode(rc.header.Version, body); err != nil {
 		return nil, err
 	}
-	req := decoded.(*kmsg.FetchRequest)
-	c := &fetchCall{rc: rc, req: req}
-	im := t.o.Cluster.Image()
-	limit := int32(t.config(im).Int("fetch.max.bytes"))
-	c.maxBytes = int(max(0, min(req.MaxBytes, limit)))
-	c.minBytes = int64(min(req.MinBytes, int32(c.maxBytes)))
-	c.deadline = rc.arrived.Add(time.Duration(max(0, req.MaxWaitMillis)) * time.Millisecond)
-	c.session, c.targets, c.failure = t.sessions.begin(req, rc.header.Version)
+	c.rc = rc
+	limit := t.resolved(t.o.Cluster.Image()).maxFetch
+	c.maxBytes = int(max(0, min(c.req.MaxBytes, limit)))
+	c.minBytes = int64(min(c.req.MinBytes, int32(c.maxBytes)))
+	c.deadline = rc.arrived.Add(max(0, c.req.MaxWait))
+	c.failure = t.sessions.begin(c)
 	return c, nil
+}
+
+// named makes what the request names the targets; of a partition that is named twice the last one counts.
+func (c *fetchCall) named() {
+	if c.seen == nil {
+		c.seen = map[targetKey]int{}
+	}
+	for i := range c.req.Topics {
+		topic := &c.req.Topics[i]
+		for j := range topic.Partitions {
+			k := targetKey{topic.Name, topic.ID, topic.Partitions[j].Index}
+			n, known := c.seen[k]
+			if !known {
+				n = len(c.own)
+				c.seen[k] = n
+				c.own = append(c.own, fetchTarget{targetKey: k})
+			}
+			c.own[n].ask = topic.Partitions[j]
+		}
+	}
+	for i := range c.own {
+		c.targets = append(c.targets, &c.own[i])
+	}
 }
 
 // Ready reads, and reports whether that is enough for an answer.
@@ -94,42 +106,71 @@ func (c *fetchCall) Ready() bool {
 	return c.enough
 }
 
-// Release lets go of the segments that the reply refers to.
-func (c *fetchCall) Release() { c.unpin() }
-
-func (c *fetchCall) unpin() {
-	for i := range c.plans {
-		c.plans[i].Release()
+// Release lets go of what the reply refers to, and gives the call to the request that comes next.
+func (c *fetchCall) Release() {
+	c.drop()
+	t := c.rc.table
+	clear(c.own)
+	clear(c.seen)
+	clear(c.targets)
+	clear(c.parts)
+	clear(c.regions)
+	for i := range c.resp.Topics {
+		clear(c.resp.Topics[i].Partitions)
 	}
-	c.plans = c.plans[:0]
+	buf := c.encoder.Forget()
+	c.rc, c.session, c.failure, c.looked, c.enough = requestContext{}, nil, wire.None, false, false
+	c.own, c.targets = c.own[:0], c.targets[:0]
+	t.pools.putFetch(c, buf, t.o.PoisonBuffers)
+}
+
+// drop lets go of what was read.
+func (c *fetchCall) drop() {
+	for i := range c.results {
+		c.results[i].part.Plan.Release()
+	}
+	clear(c.results)
+	c.results = c.results[:0]
 }
 
 // Wait parks until there is something to answer.
 func (c *fetchCall) Wait(ctx context.Context) network.Reply {
-	if c.failure != wire.None {
-		return c.reply(&wire.FetchResponse{ErrorCode: c.failure})
-	}
 	if !c.Ready() {
 		c.park(ctx)
 	}
-	return c.reply(c.response())
+	if c.failure == wire.None {
+		c.failure = c.respond()
+	}
+	if c.failure != wire.None {
+		c.resp = wire.FetchResponse{ErrorCode: c.failure}
+	}
+	return network.Reply{
+		Pieces:    c.encoder.Encode(c.rc.header.CorrelationID, c.rc.header.Version, &c.resp),
+		Throttle:  c.rc.throttle(),
+		LocalDone: c.local, Ready: time.Now(),
+	}
 }
 
 // park waits for more until the deadline.
 func (c *fetchCall) park(ctx context.Context) {
-	w := partition.NewWatcher()
-	defer w.Stop()
-	for _, t := range c.targets {
-		if p, err := c.rc.table.o.Partitions.Lookup(t.topic, t.id, t.index); err == nil {
-			p.Watch(w)
-		}
+	w := c.watch()
+	if w == nil {
+		return // read says why
 	}
-	timer := time.NewTimer(time.Until(c.deadline))
-	defer timer.Stop()
-	for !c.read() { // first of all what came before the watch
+	defer c.unwatch(w)
+	if c.timer == nil {
+		c.timer = time.NewTimer(time.Until(c.deadline))
+	} else {
+		c.timer.Reset(time.Until(c.deadline))
+	}
+	defer c.timer.Stop()
+	for first := true; !c.read(); first = false { // first of all what came before the watch
+		if first && c.session != nil {
+			c.hurry()
+		}
 		select {
 		case <-w.Wake:
-		case <-timer.C:
+		case <-c.timer.C:
 			return
 		case <-ctx.Done():
 			return
@@ -137,87 +178,193 @@ func (c *fetchCall) park(ctx context.Context) {
 	}
 }
 
+// watch returns a watcher of the targets that waits.
+func (c *fetchCall) watch() *partition.Watcher {
+	f := c.session
+	if f == nil {
+		w := partition.NewWatcher()
+		for _, t := range c.targets {
+			if p, err := c.rc.table.o.Partitions.Lookup(t.topic, t.id, t.index); err == nil {
+				p.Watch(w)
+			}
+		}
+		return w
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.failure = f.mayAnswer(c); c.failure != wire.None {
+		return nil
+	}
+	f.parked = true
+	f.watcher.Waiting(true)
+	return f.watcher
+}
+
+func (c *fetchCall) unwatch(w *partition.Watcher) {
+	f := c.session
+	if f == nil {
+		w.Stop()
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.watcher == w {
+		f.parked = false
+		w.Waiting(false)
+	}
+}
+
+// hurry asks for a flush of the records that came before the watcher waited.
+func (c *fetchCall) hurry() {
+	c.session.mu.Lock()
+	defer c.session.mu.Unlock()
+	for _, t := range c.targets {
+		if t.partition != nil {
+			t.partition.Hurry()
+		}
+	}
+}
+
 // read reads every target and reports whether the fetch may be answered.
 func (c *fetchCall) read() (done bool) {
-	c.unpin()
-	if cap(c.results) < len(c.targets) {
-		c.results = make([]fetchResult, len(c.targets))
+	c.drop()
+	if f := c.session; f != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if c.failure = f.look(c); c.failure != wire.None {
+			return true
+		}
+		c.targets = append(c.targets[:0], f.queue...)
 	}
-	c.results = c.results[:len(c.targets)]
+	c.results = resized(c.results, len(c.targets))
 	left, total, copyLeft := c.maxBytes, int64(0), maxCopied
 	failed := false
 	for i, t := range c.targets {
 		r := &c.results[i]
-		*r = c.readOne(t, left, total == 0, copyLeft)
+		c.readOne(r, t, left, total == 0, copyLeft)
 		if r.err != nil || r.part.Diverging != nil {
 			failed = true
 			continue
 		}
-		if n := r.part.Plan.Len(); n > 0 {
-			c.plans = append(c.plans, r.part.Plan)
-			copyLeft -= len(r.part.Plan.Bytes)
-			total += n
-			left = max(0, left-int(n))
-		}
+		n := r.part.Plan.Len()
+		total += n
+		left = max(0, left-int(n))
+		copyLeft -= len(r.part.Plan.Bytes)
 	}
-	return failed || total >= c.minBytes || len(c.targets) == 0
+	return failed || total >= c.minBytes || c.session == nil && len(c.targets) == 0
 }
 
-func (c *fetchCall) readOne(t *fetchTarget, left int, minOne bool, copyBytes int) fetchResult {
-	if c.req.ReplicaID >= 0 || c.req.ReplicaState.ID >= 0 {
-		return fetchResult{err: wire.NotLeaderOrFollower}
+func (c *fetchCall) readOne(r *fetchResult, t *fetchTarget, left int, minOne bool, copyBytes int) {
+	if c.req.ReplicaID >= 0 {
+		r.err = wire.NotLeaderOrFollower
+		return
 	}
-	p, err := c.rc.table.o.Partitions.Lookup(t.topic, t.id, t.index)
-	if err != nil {
-		return fetchResult{err: err}
+	var p *partition.Partition
+	if c.session != nil {
+		p, r.err = c.session.hold(t, c.rc.table.o.Partitions)
+	} else {
+		p, r.err = c.rc.table.o.Partitions.Lookup(t.topic, t.id, t.index)
+	}
+	if r.err != nil {
+		return
 	}
 	if !c.rc.allowed(p.TopicPartition().Topic) {
-		return fetchResult{err: wire.TopicAuthorizationFailed}
+		r.err = wire.TopicAuthorizationFailed
+	} else {
+		r.part, r.err = p.Read(partition.ReadOptions{
+			Offset: t.ask.Offset, CurrentEpoch: t.ask.CurrentEpoch, FetchedEpoch: t.ask.FetchedEpoch,
+			ReadCommitted: c.req.ReadCommitted,
+			MaxBytes:      int(min(max(t.ask.MaxBytes, 0), int32(left))), MinOne: minOne, CopyBytes: copyBytes,
+		})
 	}
-	part, err := p.Read(partition.ReadOptions{
-		Offset: t.offset, CurrentEpoch: t.currentEpoch, FetchedEpoch: t.fetchedEpoch,
-		ReadCommitted: c.req.IsolationLevel == 1,
-		MaxBytes:      int(min(max(t.maxBytes, 0), int32(left))), MinOne: minOne, CopyBytes: copyBytes,
-	})
-	return fetchResult{part, err}
+	if r.err != nil && c.session != nil {
+		t.letGo()
+	}
 }
 
-// response is the answer for what was read, reduced to what changed if there is a session.
-func (c *fetchCall) response() *wire.FetchResponse {
-	resp := &wire.FetchResponse{}
-	parts := make([]wire.FetchPartition, len(c.targets))
+// respond makes the response of what was read, reduced to what changed if there is a session. An error is that of
+// the whole request.
+func (c *fetchCall) respond() wire.Code {
+	c.parts, c.regions = resized(c.parts, len(c.targets)), resized(c.regions, len(c.targets))
 	var leaders leaderHints
 	for i, t := range c.targets {
-		parts[i] = c.partition(t, &c.results[i], &leaders)
+		c.parts[i] = c.partition(t, &c.results[i], &leaders, c.regions[i:i:i+1])
 	}
-	send := c.rc.table.sessions.finish(c, resp, parts)
-	resp.Brokers = leaders.brokers
+	c.resp.ErrorCode, c.resp.SessionID, c.resp.Brokers, c.resp.Topics = wire.None, 0, leaders.brokers, c.resp.Topics[:0]
+	if c.session != nil {
+		return c.changes(c.session)
+	}
+	if c.req.SessionEpoch == initialEpoch && c.req.Version >= 7 && len(c.targets) > 0 {
+		c.resp.SessionID = c.rc.table.sessions.create(c, c.parts)
+	}
 	for i, t := range c.targets {
-		if !send(i) {
-			continue
-		}
-		n := len(resp.Topics)
-		if n == 0 || resp.Topics[n-1].Name != t.topic || resp.Topics[n-1].ID != t.id {
-			resp.Topics = append(resp.Topics, wire.FetchTopic{Name: t.topic, ID: t.id})
-			n++
-		}
-		resp.Topics[n-1].Partitions = append(resp.Topics[n-1].Partitions, parts[i])
+		c.send(t, &c.parts[i])
 	}
-	return resp
+	return wire.None
 }
 
-func (c *fetchCall) partition(t *fetchTarget, r *fetchResult, leaders *leaderHints) wire.FetchPartition {
+// changes sends what is news to the client of the session, and leaves in the queue what the next fetch looks at in any case.
+func (c *fetchCall) changes(f *fetchSession) wire.Code {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if code := f.mayAnswer(c); code != wire.None {
+		return code
+	}
+	c.resp.SessionID = f.id
+	f.queue = f.queue[:0]
+	for i, t := range c.targets {
+		p := &c.parts[i]
+		if t.isNews(p) {
+			c.send(t, p)
+			t.told(p)
+		}
+		if t.queued = false; !hasRecords(p) && c.unfinished(i) {
+			f.enqueue(t)
+		}
+	}
+	for i, t := range c.targets {
+		if hasRecords(&c.parts[i]) {
+			f.enqueue(t)
+		}
+	}
+	return wire.None
+}
+
+// unfinished reports whether target i has to be looked at without news of its partition.
+func (c *fetchCall) unfinished(i int) bool {
+	r := &c.results[i]
+	limit := r.part.HighWatermark
+	if c.req.ReadCommitted {
+		limit = r.part.LastStable
+	}
+	return r.err != nil || r.part.Diverging != nil || r.part.Pending || c.targets[i].ask.Offset < limit
+}
+
+// send puts a partition into the response, beside the one before it if that is of the same topic.
+func (c *fetchCall) send(t *fetchTarget, p *wire.FetchPartition) {
+	topics := c.resp.Topics
+	n := len(topics)
+	if n == 0 || topics[n-1].Name != t.topic || topics[n-1].ID != t.id {
+		topics = resized(topics, n+1)
+		topics[n].Name, topics[n].ID, topics[n].Partitions = t.topic, t.id, topics[n].Partitions[:0]
+		c.resp.Topics = topics
+		n++
+	}
+	topics[n-1].Partitions = append(topics[n-1].Partitions, *p)
+}
+
+func (c *fetchCall) partition(t *fetchTarget, r *fetchResult, leaders *leaderHints, region []vfs.Region) wire.FetchPartition {
 	part := wire.NewFetchPartition(t.index)
 	part.ErrorCode = codeOf(r.err)
 	if r.err != nil {
 		if part.ErrorCode == wire.UnknownServerError {
-			c.rc.table.refused.log(c.rc, "fetch failed", r.err)
+			c.rc.table.refused.log(&c.rc, "fetch failed", r.err)
 		}
 		if errors.Is(r.err, storage.ErrOffsetRange) {
 			part.HighWatermark, part.LastStableOffset, part.LogStartOffset = r.part.HighWatermark, r.part.LastStable, r.part.LogStart
 		}
 		if part.ErrorCode == wire.NotLeaderOrFollower || part.ErrorCode == wire.FencedLeaderEpoch {
-			if id, epoch, ok := leaders.find(c.rc, t.topic, t.id, t.index); ok {
+			if id, epoch, ok := leaders.find(&c.rc, t.topic, t.id, t.index); ok {
 				part.CurrentLeader = &wire.LeaderAndEpoch{LeaderID: id, LeaderEpoch: epoch}
 			}
 		}
@@ -227,7 +374,7 @@ func (c *fetchCall) partition(t *fetchTarget, r *fetchResult, leaders *leaderHin
 	if d := r.part.Diverging; d != nil {
 		part.DivergingEpoch = &wire.EpochEndOffset{Epoch: d.Epoch, EndOffset: d.EndOffset}
 	}
-	if c.req.IsolationLevel == 1 {
+	if c.req.ReadCommitted {
 		part.AbortedTransactions = []wire.AbortedTransaction{}
 		for _, a := range r.part.Aborted {
 			part.AbortedTransactions = append(part.AbortedTransactions, wire.AbortedTransaction{ProducerID: a.ProducerID, FirstOffset: a.FirstOffset})
@@ -235,15 +382,7 @@ func (c *fetchCall) partition(t *fetchTarget, r *fetchResult, leaders *leaderHin
 	}
 	part.Records = r.part.Plan.Bytes
 	if r.part.Plan.Region.Len > 0 {
-		part.Regions = []vfs.Region{r.part.Plan.Region}
+		part.Regions = append(region, r.part.Plan.Region)
 	}
 	return part
-}
-
-func (c *fetchCall) reply(resp *wire.FetchResponse) network.Reply {
-	return network.Reply{
-		Pieces:    wire.EncodeFetch(c.rc.header.CorrelationID, c.rc.header.Version, resp),
-		Throttle:  c.rc.throttle(),
-		LocalDone: c.local, Ready: time.Now(),
-	}
 }

@@ -7,14 +7,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
+	"moldau/internal/partition"
 	"moldau/internal/wire"
 )
 
-// sessionIdle is how long a session must not have been used before another may take
-// its place (Kafka's constant).
-const sessionIdle = 2 * time.Minute
+const (
+	// sessionIdle is how long a session must not have been used before another may take
+	// its place (Kafka's constant).
+	sessionIdle = 2 * time.Minute
+	// lookAllEvery is how often a fetch looks at all partitions of its session: a log start that moves, which is
+	// a number that consumers only show, is not news by itself.
+	lookAllEvery = time.Second
+)
 
 // sessions are the incremental fetch sessions of the broker (KIP-227): what each
 // client reads and what it was told, so that requests and responses carry only changes.
@@ -26,15 +30,26 @@ type sessions struct {
 	}
 }
 
-// fetchSession is one client's. mu is held while its list is read or changed, never while a fetch waits.
+// fetchSession is one client's. A fetch looks only at the partitions in the queue: those with records that the client has
+// not asked to pass yet, with an error, with news since they were looked at, or that the request names. So
+// it costs as much as there is to tell, not as much as the session has partitions.
 type fetchSession struct {
 	id       int32
 	byID     bool // names topics by id
 	lastUsed time.Time
 
-	mu    sync.Mutex // guards the following
-	epoch int32      // that the next request must have
-	order []*fetchTarget
+	mu      sync.Mutex         // guards the following; held over the reads of a fetch, never while it waits
+	epoch   int32              // that the next request must have
+	turn    int64              // counts the fetches: only the latest may look and answer
+	closed  bool               // no longer cached
+	parked  bool               // the latest fetch waits on the watcher
+	watcher *partition.Watcher // of all targets
+	news    []*partition.Watch // scratch
+	all     []*fetchTarget     // in the order in which the client named them
+	at      map[targetKey]*fetchTarget
+	next    int            // in all: what the client probably names next
+	queue   []*fetchTarget // to be looked at. Who got records goes behind the others, so that a busy partition does not starve them
+	looked  time.Time      // when all were
 }
 
 func newSessions(limit int) *sessions {
@@ -56,131 +71,218 @@ func nextEpoch(e int32) int32 {
 	return e + 1
 }
 
-// begin finds out what a request reads. A session that is not nil is the one it
-// continues. The targets are the request's own: nobody else changes their requests.
-func (s *sessions) begin(req *kmsg.FetchRequest, version int16) (*fetchSession, []*fetchTarget, wire.Code) {
-	if req.SessionEpoch == initialEpoch || req.SessionEpoch == finalEpoch {
-		if req.SessionID != 0 {
-			s.remove(req.SessionID)
-		}
-		return nil, merge(nil, req), wire.None
-	}
-	s.mu.Lock()
-	session := s.mu.byID[req.SessionID]
-	if session != nil {
-		session.lastUsed = time.Now()
-	}
-	s.mu.Unlock()
-	if session == nil {
-		return nil, nil, wire.FetchSessionIDNotFound
-	}
-	session.mu.Lock()
-	defer session.mu.Unlock()
-	if session.epoch != req.SessionEpoch {
-		return nil, nil, wire.InvalidFetchSessionEpoch
-	}
-	if session.byID != (version >= 13) {
-		return nil, nil, wire.FetchSessionTopicIDError
-	}
-	session.order = merge(session.order, req)
-	session.epoch = nextEpoch(session.epoch)
-	if len(session.order) == 0 {
-		s.remove(session.id)
-		return nil, nil, wire.None
-	}
-	return session, slices.Clone(session.order), wire.None
-}
-
-func (s *sessions) remove(id int32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.mu.byID, id)
-}
-
 type targetKey struct {
 	topic string
 	id    wire.UUID
 	index int32
 }
 
-func (t *fetchTarget) key() targetKey { return targetKey{t.topic, t.id, t.index} }
+// fetchTarget is one partition that a fetch reads: what the client asked for, and
+// for a session what it was told last.
+type fetchTarget struct {
+	targetKey
+	ask wire.FetchRequestPartition
 
-// merge applies a request's additions, changes and removals to a list of targets and
-// returns the new list. Targets are replaced, not changed: another fetch may use them.
-func merge(old []*fetchTarget, req *kmsg.FetchRequest) []*fetchTarget {
-	at := make(map[targetKey]int, len(old))
-	list := slices.Clone(old)
-	for i, t := range list {
-		at[t.key()] = i
+	highWatermark int64 // last told, -1: nothing yet
+	logStart      int64
+
+	// Of a session:
+	partition *partition.Partition // nil: to be looked up
+	watch     partition.Watch      // hangs in partition
+	pos       int                  // in all, -1: forgotten
+	queued    bool
+}
+
+// begin finds out what a request reads. A full fetch reads what it names; another one has a session.
+func (s *sessions) begin(c *fetchCall) wire.Code {
+	req := &c.req
+	if req.SessionEpoch == initialEpoch || req.SessionEpoch == finalEpoch {
+		if req.SessionID != 0 {
+			s.remove(req.SessionID)
+		}
+		c.named()
+		return wire.None
 	}
+	s.mu.Lock()
+	f := s.mu.byID[req.SessionID]
+	if f != nil {
+		f.lastUsed = time.Now()
+	}
+	s.mu.Unlock()
+	if f == nil {
+		return wire.FetchSessionIDNotFound
+	}
+	code, empty := f.begin(c)
+	if empty {
+		s.remove(f.id)
+	}
+	return code
+}
+
+// begin makes c the session's latest fetch and takes over what it changes. empty: the session has nothing left to read.
+func (f *fetchSession) begin(c *fetchCall) (code wire.Code, empty bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.closed:
+		return wire.FetchSessionIDNotFound, false
+	case f.epoch != c.req.SessionEpoch:
+		return wire.InvalidFetchSessionEpoch, false
+	case f.byID != (c.req.Version >= 13):
+		return wire.FetchSessionTopicIDError, false
+	}
+	f.epoch = nextEpoch(f.epoch)
+	f.turn++
+	f.apply(&c.req)
+	if len(f.all) == 0 {
+		return wire.None, true
+	}
+	if f.parked {
+		f.takeOver()
+	}
+	if now := time.Now(); now.Sub(f.looked) >= lookAllEvery {
+		f.looked = now
+		for _, t := range f.all {
+			f.enqueue(t)
+		}
+	}
+	c.session, c.turn = f, f.turn
+	return wire.None, false
+}
+
+// takeOver sends a fetch that still waits home, on another connection in all likelihood; the watcher stays with it.
+func (f *fetchSession) takeOver() {
+	old := f.watcher
+	f.watcher, f.parked = partition.NewWatcher(), false
+	f.watcher.Waiting(false)
+	for _, t := range f.all {
+		if t.partition != nil {
+			t.watch.Unhang()
+			t.partition.Hang(f.watcher, &t.watch)
+		}
+		f.enqueue(t)
+	}
+	wake(old)
+}
+
+func wake(w *partition.Watcher) {
+	select {
+	case w.Wake <- struct{}{}:
+	default:
+	}
+}
+
+func (f *fetchSession) enqueue(t *fetchTarget) {
+	if !t.queued && t.pos >= 0 {
+		t.queued = true
+		f.queue = append(f.queue, t)
+	}
+}
+
+// apply takes over a request's additions, changes and removals.
+func (f *fetchSession) apply(req *wire.FetchRequest) {
+	f.next = 0
 	for i := range req.Topics {
 		topic := &req.Topics[i]
 		for j := range topic.Partitions {
 			p := &topic.Partitions[j]
-			t := &fetchTarget{
-				topic: topic.Topic, id: topic.TopicID, index: p.Partition,
-				offset: p.FetchOffset, maxBytes: p.PartitionMaxBytes,
-				currentEpoch: p.CurrentLeaderEpoch, fetchedEpoch: p.LastFetchedEpoch,
-				highWatermark: -1, logStart: -1,
+			t := f.find(topic.Name, topic.ID, p.Index)
+			if t == nil {
+				t = newTarget(targetKey{topic.Name, topic.ID, p.Index})
+				f.add(t)
 			}
-			if n, known := at[t.key()]; known {
-				t.highWatermark, t.logStart = list[n].highWatermark, list[n].logStart
-				list[n] = t
-				continue
-			}
-			at[t.key()] = len(list)
-			list = append(list, t)
+			t.ask = *p
+			f.enqueue(t)
 		}
 	}
-	if len(req.ForgottenTopics) == 0 {
-		return list
+	if len(req.Forgotten) == 0 {
+		return
 	}
-	for i := range req.ForgottenTopics {
-		f := &req.ForgottenTopics[i]
-		for _, index := range f.Partitions {
-			if n, known := at[targetKey{f.Topic, f.TopicID, index}]; known {
-				list[n] = nil
+	for i := range req.Forgotten {
+		topic := &req.Forgotten[i]
+		for _, index := range topic.Partitions {
+			if t := f.find(topic.Name, topic.ID, index); t != nil {
+				t.watch.Unhang()
+				t.partition, t.pos, t.queued = nil, -1, false
+				delete(f.at, t.targetKey)
 			}
 		}
 	}
-	return slices.DeleteFunc(list, func(t *fetchTarget) bool { return t == nil })
+	gone := func(t *fetchTarget) bool { return t.pos < 0 }
+	f.all, f.queue = slices.DeleteFunc(f.all, gone), slices.DeleteFunc(f.queue, gone)
+	for i, t := range f.all {
+		t.pos = i
+	}
 }
 
-// finish decides which partitions a response carries, notes what the client is told
-// with it, and gives a full fetch that asked for one its session. send reports for each target whether it is sent.
-func (s *sessions) finish(c *fetchCall, resp *wire.FetchResponse, parts []wire.FetchPartition) (send func(i int) bool) {
-	all := func(int) bool { return true }
-	if c.session == nil {
-		if c.req.SessionEpoch == initialEpoch && c.rc.header.Version >= 7 && len(c.targets) > 0 {
-			resp.SessionID = s.create(c, parts)
-		}
-		return all
-	}
-	resp.SessionID = c.session.id
-	changed := make([]bool, len(parts))
-	c.session.mu.Lock()
-	defer c.session.mu.Unlock()
-	current := make(map[targetKey]int, len(c.session.order))
-	for i, t := range c.session.order {
-		current[t.key()] = i
-	}
-	var served []targetKey
-	for i, t := range c.targets {
-		p := &parts[i]
-		records := len(p.Records)+len(p.Regions) > 0
-		changed[i] = records || p.ErrorCode != wire.None || p.HighWatermark != t.highWatermark ||
-			p.LogStartOffset != t.logStart || p.DivergingEpoch != nil
-		if n, still := current[t.key()]; still {
-			told := *c.session.order[n]
-			told.told(p)
-			c.session.order[n] = &told
-			if records {
-				served = append(served, t.key())
-			}
+// find returns the target of that name, or nil. Clients name partitions in the same order again and again.
+func (f *fetchSession) find(topic string, id wire.UUID, index int32) *fetchTarget {
+	if f.next < len(f.all) {
+		if t := f.all[f.next]; t.index == index && t.id == id && t.topic == topic && t.pos >= 0 {
+			f.next++
+			return t
 		}
 	}
-	c.session.rotate(served)
-	return func(i int) bool { return changed[i] }
+	t := f.at[targetKey{topic, id, index}]
+	if t != nil {
+		f.next = t.pos + 1
+	}
+	return t
+}
+
+func newTarget(k targetKey) *fetchTarget {
+	t := &fetchTarget{targetKey: k, highWatermark: -1, logStart: -1}
+	t.watch.Owner = t
+	return t
+}
+
+func (f *fetchSession) add(t *fetchTarget) {
+	t.pos = len(f.all)
+	f.all = append(f.all, t)
+	f.at[t.targetKey] = t
+}
+
+// look puts what the latest fetch has to look at into the queue. An error says why c may not.
+func (f *fetchSession) look(c *fetchCall) wire.Code {
+	if code := f.mayAnswer(c); code != wire.None {
+		return code
+	}
+	f.news = f.watcher.News(f.news[:0])
+	for _, x := range f.news {
+		f.enqueue(x.Owner.(*fetchTarget))
+	}
+	clear(f.news)
+	return wire.None
+}
+
+func (f *fetchSession) mayAnswer(c *fetchCall) wire.Code {
+	switch {
+	case f.closed:
+		return wire.FetchSessionIDNotFound
+	case f.turn != c.turn:
+		return wire.InvalidFetchSessionEpoch
+	}
+	return wire.None
+}
+
+// hold finds the target's partition and keeps it, with a watch, until letGo.
+func (f *fetchSession) hold(t *fetchTarget, m *partition.Manager) (*partition.Partition, error) {
+	if t.partition != nil {
+		return t.partition, nil
+	}
+	p, err := m.Lookup(t.topic, t.id, t.index)
+	if err != nil {
+		return nil, err
+	}
+	t.partition = p
+	p.Hang(f.watcher, &t.watch)
+	return p, nil
+}
+
+// letGo makes the next look a new search: after an error another partition may go by that name.
+func (t *fetchTarget) letGo() {
+	t.watch.Unhang()
+	t.partition = nil
 }
 
 // told notes what a client learns from p. After an error everything is news again.
@@ -191,49 +293,68 @@ func (t *fetchTarget) told(p *wire.FetchPartition) {
 	}
 }
 
-// rotate moves the partitions that got records behind those that got none, so that a
-// busy one does not starve the others.
-func (f *fetchSession) rotate(served []targetKey) {
-	if len(served) == 0 || len(served) == len(f.order) {
-		return
-	}
-	was := make(map[targetKey]bool, len(served))
-	for _, k := range served {
-		was[k] = true
-	}
-	slices.SortStableFunc(f.order, func(a, b *fetchTarget) int {
-		switch x, y := was[a.key()], was[b.key()]; {
-		case x == y:
-			return 0
-		case y:
-			return -1
-		}
-		return 1
-	})
+// isNews reports whether p tells the client something.
+func (t *fetchTarget) isNews(p *wire.FetchPartition) bool {
+	return hasRecords(p) || p.ErrorCode != wire.None || p.DivergingEpoch != nil || p.HighWatermark != t.highWatermark || p.LogStartOffset != t.logStart
 }
 
-// create caches a session for a full fetch and returns its id, or 0 if there is no room.
+func hasRecords(p *wire.FetchPartition) bool { return len(p.Records)+len(p.Regions) > 0 }
+
+// close ends the session: its watches, and the fetch that waits on them.
+func (f *fetchSession) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	for _, t := range f.all {
+		t.letGo()
+	}
+	wake(f.watcher)
+}
+
+func (s *sessions) remove(id int32) {
+	s.mu.Lock()
+	f := s.mu.byID[id]
+	delete(s.mu.byID, id)
+	s.mu.Unlock()
+	if f != nil {
+		f.close()
+	}
+}
+
+// create caches a session for a full fetch whose response is parts, and returns its id, or 0 if there is no room.
 func (s *sessions) create(c *fetchCall, parts []wire.FetchPartition) int32 {
-	f := &fetchSession{byID: c.rc.header.Version >= 13, lastUsed: time.Now(), epoch: nextEpoch(initialEpoch)}
-	for i, t := range c.targets {
-		told := *t
-		told.told(&parts[i])
-		f.order = append(f.order, &told)
+	f := &fetchSession{byID: c.req.Version >= 13, lastUsed: time.Now(), epoch: nextEpoch(initialEpoch),
+		watcher: partition.NewWatcher(), at: make(map[targetKey]*fetchTarget, len(c.targets))}
+	f.watcher.Waiting(false)
+	for i, asked := range c.targets {
+		t := newTarget(asked.targetKey)
+		t.ask = asked.ask
+		t.told(&parts[i])
+		f.add(t)
+		f.enqueue(t)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.mu.byID) >= s.limit && !s.evictLocked() {
-		return 0
+	var victim *fetchSession
+	if len(s.mu.byID) >= s.limit {
+		if victim = s.idleLocked(); victim == nil {
+			s.mu.Unlock()
+			return 0
+		}
+		delete(s.mu.byID, victim.id)
 	}
 	for f.id == 0 || s.mu.byID[f.id] != nil {
 		f.id = rand.Int32N(math.MaxInt32)
 	}
 	s.mu.byID[f.id] = f
+	s.mu.Unlock()
+	if victim != nil {
+		victim.close()
+	}
 	return f.id
 }
 
-// evictLocked removes the session that was used least recently if it is idle.
-func (s *sessions) evictLocked() bool {
+// idleLocked is the session that was used least recently, if it is idle.
+func (s *sessions) idleLocked() *fetchSession {
 	var oldest *fetchSession
 	for _, f := range s.mu.byID {
 		if oldest == nil || f.lastUsed.Before(oldest.lastUsed) {
@@ -241,8 +362,7 @@ func (s *sessions) evictLocked() bool {
 		}
 	}
 	if oldest == nil || time.Since(oldest.lastUsed) < sessionIdle {
-		return false
+		return nil
 	}
-	delete(s.mu.byID, oldest.id)
-	return true
+	return oldest
 }

@@ -31,7 +31,7 @@ func FuzzRequests(f *testing.F) {
 	b.withGroups(f)
 	var adding sync.Mutex // two members join at once
 	groups := groupScript{t: f, send: func(_ int, frame []byte) []byte {
-		h, body, err := wire.ParseRequestHeader(frame)
+		h, body, err := wire.ParseRequestHeader(frame, "")
 		if err != nil {
 			panic(err)
 		}

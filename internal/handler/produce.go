@@ -17,8 +17,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"moldau/internal/network"
 	"moldau/internal/partition"
 	"moldau/internal/record"
@@ -27,11 +25,15 @@ import (
 
 // produceCall is a request whose batches are appended.
 type produceCall struct {
-	rc       *requestContext
-	req      *wire.ProduceRequest
+	rc       requestContext
+	req      wire.ProduceRequest
 	parts    []producedPart // in the order of the request
 	deadline time.Time
 	local    time.Time
+	waiter   partition.AckWaiter
+	resp     wire.ProduceResponse
+	out      []byte
+	pieces   [1]wire.Piece
 }
 
 // producedPart is what became of one partition of a request.
@@ -41,22 +43,18 @@ type producedPart struct {
 	err error
 }
 
-func startProduce(t *Table, rc *requestContext, body []byte) (network.Call, error) {
-	req, err := wire.DecodeProduce(rc.header.Version, body)
-	if err != nil {
+func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error) {
+	c := t.pools.getProduce()
+	if err := c.req.Decode(rc.header.Version, body); err != nil {
 		return nil, err
 	}
+	c.rc = rc
 	now := time.Now()
-	c := &produceCall{rc: rc, req: req, deadline: now.Add(req.Timeout)}
-	n := 0
-	for i := range req.Topics {
-		n += len(req.Topics[i].Partitions)
-	}
-	c.parts = make([]producedPart, 0, n)
-	for i := range req.Topics {
-		topic := &req.Topics[i]
+	c.deadline = now.Add(c.req.Timeout)
+	for i := range c.req.Topics {
+		topic := &c.req.Topics[i]
 		for j := range topic.Partitions {
-			c.parts = append(c.parts, t.produceOne(rc, req, topic, &topic.Partitions[j], now))
+			c.parts = append(c.parts, t.produceOne(&c.rc, &c.req, topic, &topic.Partitions[j], now))
 		}
 	}
 	c.local = time.Now()
@@ -124,7 +122,14 @@ func (c *produceCall) Ready() bool {
 	return true
 }
 
-func (c *produceCall) Release() {}
+// Release gives the call to the request that comes next.
+func (c *produceCall) Release() {
+	t := c.rc.table
+	c.req.Forget()
+	clear(c.parts)
+	c.parts, c.rc, c.pieces[0] = c.parts[:0], requestContext{}, wire.Piece{}
+	t.pools.putProduce(c, t.o.PoisonBuffers)
+}
 
 // Wait waits until every batch may be acknowledged.
 func (c *produceCall) Wait(ctx context.Context) network.Reply {
@@ -132,74 +137,64 @@ func (c *produceCall) Wait(ctx context.Context) network.Reply {
 	for i := range c.parts {
 		p := &c.parts[i]
 		if p.err == nil {
-			p.err = p.p.WaitAck(ctx, p.at, c.deadline)
+			p.err = p.p.WaitAck(ctx, &c.waiter, p.at, c.deadline)
 		}
 		if p.err != nil {
 			failed = true
-			c.rc.table.refused.log(c.rc, "produce was refused", p.err)
+			c.rc.table.refused.log(&c.rc, "produce was refused", p.err)
 		}
 	}
 	if c.req.Acks == 0 {
 		return network.Reply{None: true, CloseAfter: failed, LocalDone: c.local, Throttle: c.rc.throttle()}
 	}
 	ready := time.Now()
+	c.out = wire.AppendProduce(c.out[:0], c.rc.header.CorrelationID, c.rc.header.Version, c.response())
+	c.pieces[0].Bytes = c.out
 	return network.Reply{
-		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, c.response())}},
+		Pieces:    c.pieces[:],
 		LocalDone: c.local, Ready: ready, Throttle: c.rc.throttle(),
 	}
 }
 
-func (c *produceCall) response() *kmsg.ProduceResponse {
-	resp := kmsg.NewPtrProduceResponse()
-	resp.Version = c.rc.header.Version
-	resp.Topics = make([]kmsg.ProduceResponseTopic, 0, len(c.req.Topics))
+func (c *produceCall) response() *wire.ProduceResponse {
+	resp := &c.resp
+	resp.Topics = resized(resp.Topics, len(c.req.Topics))
 	var leaders leaderHints
 	next := 0
 	for i := range c.req.Topics {
 		topic := &c.req.Topics[i]
-		rt := kmsg.NewProduceResponseTopic()
-		rt.Topic, rt.TopicID = topic.Name, topic.ID
-		rt.Partitions = make([]kmsg.ProduceResponseTopicPartition, len(topic.Partitions))
+		rt := &resp.Topics[i]
+		rt.Name, rt.ID = topic.Name, topic.ID
+		rt.Partitions = resized(rt.Partitions, len(topic.Partitions))
 		for j := range topic.Partitions {
 			rp := &rt.Partitions[j]
-			*rp = kmsg.NewProduceResponseTopicPartition()
+			*rp = c.parts[next].result()
 			rp.Partition = topic.Partitions[j].Index
-			c.parts[next].fill(rp)
-			if rp.ErrorCode == int16(wire.NotLeaderOrFollower) {
-				if id, epoch, ok := leaders.find(c.rc, topic.Name, topic.ID, rp.Partition); ok {
-					rp.CurrentLeader.LeaderID, rp.CurrentLeader.LeaderEpoch = id, epoch
+			if rp.ErrorCode == wire.NotLeaderOrFollower {
+				if id, epoch, ok := leaders.find(&c.rc, topic.Name, topic.ID, rp.Partition); ok {
+					rp.CurrentLeader = &wire.LeaderAndEpoch{LeaderID: id, LeaderEpoch: epoch}
 				}
 			}
 			next++
 		}
-		resp.Topics = append(resp.Topics, rt)
 	}
-	for _, b := range leaders.brokers {
-		rb := kmsg.NewProduceResponseBroker()
-		rb.NodeID, rb.Host, rb.Port, rb.Rack = b.NodeID, b.Host, b.Port, b.Rack
-		resp.Brokers = append(resp.Brokers, rb)
-	}
+	resp.Brokers = leaders.brokers
 	return resp
 }
 
-// fill writes the outcome into a response.
-func (p *producedPart) fill(rp *kmsg.ProduceResponseTopicPartition) {
-	rp.ErrorCode = int16(codeOf(p.err))
+// result is the outcome as a response has it.
+func (p *producedPart) result() wire.ProducedPartition {
 	if p.err == nil {
-		rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = p.at.BaseOffset, p.at.LogAppendTimeMs, p.at.LogStart
-		return
+		return wire.ProducedPartition{BaseOffset: p.at.BaseOffset, LogAppendTimeMs: p.at.LogAppendTimeMs, LogStartOffset: p.at.LogStart}
 	}
-	rp.BaseOffset, rp.LogAppendTime, rp.LogStartOffset = -1, -1, -1
 	text := p.err.Error()
-	rp.ErrorMessage = &text
+	rp := wire.ProducedPartition{ErrorCode: codeOf(p.err), BaseOffset: -1, LogAppendTimeMs: -1, LogStartOffset: -1, ErrorMessage: &text}
 	var invalid *record.InvalidError
 	if errors.As(p.err, &invalid) {
 		rp.ErrorMessage = &invalid.Message
 		for _, r := range invalid.Records {
-			er := kmsg.NewProduceResponseTopicPartitionErrorRecord()
-			message := r.Message
-			er.RelativeOffset, er.ErrorMessage = r.Index, &message
-			rp.ErrorRecords = append(rp.ErrorRecords, er)
+			rp.ErrorRecords = append(rp.ErrorRecords, wire.ProducedError{Index: r.Index, Message: r.Message})
 		}
 	}
+	return rp
 }

@@ -41,6 +41,8 @@ type Options struct {
 	Groups     *Groups
 	Config     *config.Broker // start configuration
 	Log        *slog.Logger
+
+	PoisonBuffers bool // overwrite response buffers when they are released: for tests, to find a use after that
 }
 
 // Table serves requests. Safe for concurrent use.
@@ -51,6 +53,8 @@ type Table struct {
 	decoder  wire.Decoder
 	sessions *sessions
 	refused  refusals
+	pools    pools
+	maxFrame int32 // socket.request.max.bytes
 	current  atomic.Pointer[resolved]
 }
 
@@ -63,7 +67,7 @@ type row struct {
 	large    bool  // may be as large as socket.request.max.bytes
 	// needs is what a client must be allowed to do; the handler asks once per resource.
 	needs access
-	start func(t *Table, rc *requestContext, body []byte) (network.Call, error)
+	start func(t *Table, rc requestContext, body []byte) (network.Call, error)
 }
 
 // smallFrameBytes bounds the requests of every API that does not carry records.
@@ -108,7 +112,7 @@ func rows() []row {
 
 // New builds the table.
 func New(o Options) *Table {
-	t := &Table{o: o, rows: map[int16]*row{}, refused: refusals{out: o.Log}}
+	t := &Table{o: o, rows: map[int16]*row{}, refused: refusals{out: o.Log}, maxFrame: int32(o.Config.Int("socket.request.max.bytes"))}
 	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
 	for _, r := range rows() {
 		r.served = max(r.served, r.min)
@@ -126,11 +130,10 @@ func apiKey(r row) kmsg.ApiVersionsResponseApiKey {
 
 // MaxFrameBytes implements network.Service.
 func (t *Table) MaxFrameBytes(key int16) int32 {
-	limit := int32(t.o.Config.Int("socket.request.max.bytes"))
 	if r := t.rows[key]; r != nil && r.large {
-		return limit
+		return t.maxFrame
 	}
-	return min(limit, smallFrameBytes)
+	return min(t.maxFrame, smallFrameBytes)
 }
 
 // Early implements network.Service.
@@ -141,7 +144,9 @@ func (t *Table) Early(key int16) bool {
 
 // Start implements network.Service.
 func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
-	h, body, err := wire.ParseRequestHeader(frame)
+	state := stateOf(c)
+	h, body, err := wire.ParseRequestHeader(frame, state.clientID)
+	state.clientID = h.ClientID
 	r := t.rows[h.Key]
 	if r == nil && err == nil {
 		err = wire.ErrUnsupported
@@ -155,7 +160,7 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 	if err != nil {
 		return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, err)
 	}
-	rc := &requestContext{
+	rc := requestContext{
 		conn: c, header: h, arrived: arrived,
 		listener: c.Listener(), principal: anonymous, host: c.Remote(),
 		row: r, table: t,
@@ -223,8 +228,8 @@ func (rc *requestContext) throttle() time.Duration { return 0 }
 
 // answer makes a start function of a handler that is done when it returns: it runs in
 // Wait, because it may wait for the metastore.
-func answer[Req kmsg.Request](serve func(ctx context.Context, rc *requestContext, req Req) kmsg.Response) func(*Table, *requestContext, []byte) (network.Call, error) {
-	return func(t *Table, rc *requestContext, body []byte) (network.Call, error) {
+func answer[Req kmsg.Request](serve func(ctx context.Context, rc *requestContext, req Req) kmsg.Response) func(*Table, requestContext, []byte) (network.Call, error) {
+	return func(t *Table, rc requestContext, body []byte) (network.Call, error) {
 		req, err := t.decoder.DecodeRequest(rc.header.Key, rc.header.Version, body)
 		if err != nil {
 			return nil, err
@@ -233,7 +238,7 @@ func answer[Req kmsg.Request](serve func(ctx context.Context, rc *requestContext
 		if !ok {
 			panic(fmt.Sprintf("BUG: the handler of %s takes %T, not %T", rc.row.key.Name(), typed, req))
 		}
-		return &simpleCall[Req]{rc: rc, req: typed, serve: serve}, nil
+		return &simpleCall[Req]{rc: &rc, req: typed, serve: serve}, nil
 	}
 }
 
@@ -264,18 +269,22 @@ func (c *simpleCall[Req]) Release() {}
 
 // resolved is the configuration under one image.
 type resolved struct {
-	image  *metadata.Image
-	config *config.Broker
+	image    *metadata.Image
+	config   *config.Broker
+	maxFetch int32 // fetch.max.bytes
 }
 
 // config is the broker's configuration with the dynamic values of im.
-func (t *Table) config(im *metadata.Image) *config.Broker {
+func (t *Table) config(im *metadata.Image) *config.Broker { return t.resolved(im).config }
+
+func (t *Table) resolved(im *metadata.Image) *resolved {
 	if r := t.current.Load(); r != nil && r.image == im {
-		return r.config
+		return r
 	}
 	c := t.o.Config.WithDynamic(im.Config(metadata.BrokerConfig, strconv.Itoa(int(t.o.NodeID))), im.Config(metadata.BrokerConfig, ""))
-	t.current.Store(&resolved{im, c})
-	return c
+	r := &resolved{im, c, int32(c.Int("fetch.max.bytes"))}
+	t.current.Store(r)
+	return r
 }
 
 // endpoint is where the client of rc reaches broker b: the address registered for the listener

@@ -28,7 +28,7 @@ func TestOwnerReadsWhatCompactionLeaves(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.WaitAck(t.Context(), a, time.Now().Add(time.Minute)); err != nil {
+		if err := p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 	}

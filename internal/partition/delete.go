@@ -30,5 +30,6 @@ func (p *Partition) DeleteRecords(offset int64) (lowWatermark int64, err error) 
 	if err := p.log.RaiseStart(offset); err != nil {
 		return -1, err
 	}
+	p.tellWatchers()
 	return p.LogStart(), nil
 }

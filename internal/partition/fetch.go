@@ -32,6 +32,7 @@ type ReadResult struct {
 	LogStart      int64
 	Aborted       []storage.AbortedTxn // with ReadCommitted
 	Diverging     *Diverging
+	Pending       bool // there are records behind the high watermark
 }
 
 // Read plans a consumer's read below the high watermark, or below the last stable
@@ -42,6 +43,7 @@ func (p *Partition) Read(o ReadOptions) (ReadResult, error) {
 		return ReadResult{}, err
 	}
 	r := ReadResult{HighWatermark: p.HighWatermark(), LogStart: p.log.Start()}
+	r.Pending = p.log.End() > r.HighWatermark
 	r.LastStable = p.log.LastStable(r.HighWatermark)
 	if o.FetchedEpoch >= 0 {
 		epoch, end := p.log.EndForEpoch(o.FetchedEpoch)
@@ -181,8 +183,8 @@ func (x *Watch) tell(wake bool) (waits bool) {
 	return w.waiting
 }
 
-// awaited tells watchers of records that are not stable yet, and reports whether one waits for them.
-func (p *Partition) awaited() (waits bool) {
+// tellWatchers tells watchers of what ends no waiting, such as records that are not stable yet, and reports whether one waits.
+func (p *Partition) tellWatchers() (waits bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, x := range p.mu.watches {
@@ -195,4 +197,11 @@ func (p *Partition) wakeWatchersLocked() {
 	for _, x := range p.mu.watches {
 		x.tell(true)
 	}
+}
+
+// Watches is how many watches hang here.
+func (p *Partition) Watches() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.mu.watches)
 }

@@ -44,7 +44,7 @@ func (p *Partition) WaitCommitted(ctx context.Context, end int64, epoch int32, d
 	if err := p.usable(); err != nil {
 		return err
 	}
-	return p.WaitAck(ctx, Appended{ack: ackTarget{commit: end, epoch: epoch}}, deadline)
+	return p.WaitAck(ctx, new(AckWaiter), Appended{ack: ackTarget{commit: end, epoch: epoch}}, deadline)
 }
 
 // ReadOwned gives each batch of the log to f, from the log's start to the end that it has now, whether it is

@@ -91,7 +91,7 @@ func TestAcknowledgementIsOfOneLeaderEpoch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	late := &ackWaiter{target: a.ack, wake: make(chan struct{}, 1)}
+	late := &AckWaiter{target: a.ack, wake: make(chan struct{}, 1)}
 	p.mu.Lock()
 	p.mu.acks = append(p.mu.acks, late)
 	p.mu.Unlock()
@@ -101,7 +101,7 @@ func TestAcknowledgementIsOfOneLeaderEpoch(t *testing.T) {
 	if err := p.WaitCommitted(t.Context(), 1, 6, time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.WaitAck(t.Context(), a, time.Now().Add(time.Minute)); !errors.Is(err, ErrNotLeader) {
+	if err := p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(time.Minute)); !errors.Is(err, ErrNotLeader) {
 		t.Errorf("who begins to wait now: %v", err)
 	}
 	p.mu.Lock()

@@ -29,7 +29,7 @@ type Partition struct {
 	mu struct {
 		sync.Mutex // guards the following
 		state      replica.State
-		acks       []*ackWaiter // by no order: they are few
+		acks       []*AckWaiter // by no order: they are few
 		watches    []*Watch     // by no order
 		gone       bool         // deleted or closed
 	}
@@ -191,7 +191,7 @@ func (p *Partition) Append(b record.Batch, o AppendOptions) (Appended, error) {
 		out.ack = ackTarget{flush: a.LastOffset + 2 - s.flushMessages, epoch: epoch}
 	}
 	p.advance()
-	if s.flushPolicy && p.HighWatermark() <= a.LastOffset && p.awaited() {
+	if s.flushPolicy && p.HighWatermark() <= a.LastOffset && p.tellWatchers() {
 		p.log.RequestFlush(a.LastOffset + 1)
 	}
 	return out, nil
@@ -275,12 +275,15 @@ type ackTarget struct {
 	epoch  int32
 }
 
-// ackWaiter is one append that waits. Its fields are guarded by Partition.mu.
-type ackWaiter struct {
+// AckWaiter is what an append waits with. The zero value is ready for use, by one goroutine at a time, and again.
+type AckWaiter struct {
+	wake  chan struct{} // capacity 1
+	timer *time.Timer
+
+	// Guarded by Partition.mu while the waiter is in its list:
 	target ackTarget
-	wake   chan struct{} // capacity 1
-	done   bool          // err is the outcome. It is settled when it happens, not when the waiter looks: by then
-	err    error         // another leader's records may stand at these offsets
+	done   bool  // err is the outcome. It is settled when it happens, not when the waiter looks: by then
+	err    error // another leader's records may stand at these offsets
 }
 
 // reachedLocked reports whether t is fulfilled or can no longer be. What a high watermark of another leader
@@ -312,20 +315,28 @@ func (p *Partition) AckReady(a Appended) bool {
 // WaitAck returns when the append may be acknowledged: with acks=all when the high
 // watermark passed it, with acks=1 when the flush policy is kept. ErrTimedOut and
 // ErrNotLeader mean that the records may or may not be committed.
-func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time) error {
+func (p *Partition) WaitAck(ctx context.Context, w *AckWaiter, a Appended, deadline time.Time) error {
 	if a.ack == (ackTarget{}) {
 		return nil
 	}
-	w := &ackWaiter{target: a.ack, wake: make(chan struct{}, 1)}
-	defer p.forget(w)
-	var timer *time.Timer
+	w.target, w.done, w.err = a.ack, false, nil
+	hung := false
+	defer func() {
+		if hung {
+			p.forget(w)
+			w.timer.Stop()
+		}
+	}()
 	for {
+		began := false
 		ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
 		p.mu.Lock()
 		if !w.done {
 			w.done, w.err = p.reachedLocked(a.ack, ends)
 		}
-		if !w.done && timer == nil {
+		if !w.done && !hung {
+			hung, began = true, true
+			w.reset(deadline)
 			p.mu.acks = append(p.mu.acks, w)
 		}
 		done, err := w.done, w.err
@@ -336,17 +347,15 @@ func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time)
 		if err := p.log.Err(); err != nil {
 			return err
 		}
-		if timer == nil {
+		if began {
 			if p.settings.Load().flushPolicy {
 				p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
 			}
-			timer = time.NewTimer(time.Until(deadline))
-			defer timer.Stop()
 			continue // what moved before the waiter was hung in must not be missed
 		}
 		select {
 		case <-w.wake:
-		case <-timer.C:
+		case <-w.timer.C:
 			return fmt.Errorf("%s: %w", p.Name(), ErrTimedOut)
 		case <-ctx.Done():
 			return ctx.Err()
@@ -354,7 +363,20 @@ func (p *Partition) WaitAck(ctx context.Context, a Appended, deadline time.Time)
 	}
 }
 
-func (p *Partition) forget(w *ackWaiter) {
+// reset makes the waiter ready to be woken.
+func (w *AckWaiter) reset(deadline time.Time) {
+	if w.timer == nil {
+		w.wake, w.timer = make(chan struct{}, 1), time.NewTimer(time.Until(deadline))
+		return
+	}
+	select {
+	case <-w.wake: // of the append before
+	default:
+	}
+	w.timer.Reset(time.Until(deadline))
+}
+
+func (p *Partition) forget(w *AckWaiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, other := range p.mu.acks {

@@ -21,6 +21,7 @@ import (
 type gate struct {
 	closed atomic.Bool
 	broken atomic.Bool
+	syncs  atomic.Int64
 	fs     vfs.FS
 }
 
@@ -30,6 +31,7 @@ func newGate(t *testing.T) *gate {
 		if op.Kind != vfs.OpSync || !strings.HasSuffix(op.Name, ".log") {
 			return nil
 		}
+		g.syncs.Add(1)
 		for g.closed.Load() {
 			time.Sleep(50 * time.Microsecond)
 		}
@@ -101,14 +103,14 @@ func TestNothingIsSeenOrAcknowledgedBeforeItIsFlushed(t *testing.T) {
 			t.Errorf("acks=%d: a reader got %d bytes before the sync (%v)", acks, r.Plan.Region.Len, err)
 		}
 		if acks != 0 {
-			if err := p.WaitAck(t.Context(), a, time.Now().Add(5*time.Millisecond)); !errors.Is(err, ErrTimedOut) {
+			if err := p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(5*time.Millisecond)); !errors.Is(err, ErrTimedOut) {
 				t.Errorf("acks=%d: waiting before the sync ended with %v", acks, err)
 			}
 		}
 		w := NewWatcher()
 		p.Watch(w)
 		g.closed.Store(false)
-		if err := p.WaitAck(t.Context(), a, time.Now().Add(time.Minute)); err != nil {
+		if err := p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		<-w.Wake
@@ -121,6 +123,31 @@ func TestNothingIsSeenOrAcknowledgedBeforeItIsFlushed(t *testing.T) {
 	}
 }
 
+// TestNobodyAsksForAFlushWithoutAPolicy: where records count when they are written, neither acknowledgements nor
+// parked fetches make the disk work.
+func TestNobodyAsksForAFlushWithoutAPolicy(t *testing.T) {
+	g := newGate(t)
+	p, _ := leader(t, g.fs, "log.flush.interval.messages=9223372036854775807")
+	w := NewWatcher()
+	p.Watch(w)
+	for range 10 {
+		a, err := p.Append(oneRecord(t, "v"), AppendOptions{Acks: -1, NowMs: time.Now().UnixMilli()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		<-w.Wake
+		p.Hurry()
+	}
+	w.Stop()
+	time.Sleep(2 * time.Millisecond)
+	if n := g.syncs.Load(); n != 0 {
+		t.Errorf("%d syncs", n)
+	}
+}
+
 // TestFailedSyncFailsWaiters: whoever waits for a disk that fails learns it at once.
 func TestFailedSyncFailsWaiters(t *testing.T) {
 	g := newGate(t)
@@ -130,7 +157,7 @@ func TestFailedSyncFailsWaiters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.WaitAck(t.Context(), a, time.Now().Add(time.Hour)); !IsOffline(err) {
+	if err := p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(time.Hour)); !IsOffline(err) {
 		t.Fatalf("waiting ended with %v", err)
 	}
 	if _, err := p.Append(oneRecord(t, "w"), AppendOptions{Acks: 1, NowMs: time.Now().UnixMilli()}); !IsOffline(err) {
@@ -150,12 +177,12 @@ func TestWaitsEnd(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 2)
-	go func() { ended <- p.WaitAck(ctx, a, time.Now().Add(time.Hour)) }()
+	go func() { ended <- p.WaitAck(ctx, new(AckWaiter), a, time.Now().Add(time.Hour)) }()
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("after a disconnect: %v", err)
 	}
-	go func() { ended <- p.WaitAck(t.Context(), a, time.Now().Add(time.Hour)) }()
+	go func() { ended <- p.WaitAck(t.Context(), new(AckWaiter), a, time.Now().Add(time.Hour)) }()
 	time.Sleep(time.Millisecond)
 	p.mu.Lock()
 	s := p.settings.Load()

@@ -156,7 +156,7 @@ func checkMemory(t *testing.T, d *Decoder, key, version int16, body []byte, what
 		t.Errorf("%s version %d: %s: %d bytes allocated for %d received (%.1f times)", kmsg.NameForKey(key), version, what, used, len(body), float64(used)/float64(len(body)))
 	}
 	if key == keyProduce && version >= 3 {
-		used := allocated(func() { _, _ = DecodeProduce(version, body) })
+		used := allocated(func() { _, _ = decodeProduce(version, body) })
 		if most := 32*int64(len(body)) + rootAndError; used > most {
 			t.Errorf("DecodeProduce version %d: %s: %d bytes allocated for %d received", version, what, used, len(body))
 		}
@@ -220,7 +220,7 @@ func TestTooManyElementsAreRefused(t *testing.T) {
 		for i := range n {
 			frame = append(binary.AppendUvarint(frame, uint64(i)), 0)
 		}
-		_, _, headerErr := ParseRequestHeader(frame)
+		_, _, headerErr := ParseRequestHeader(frame, "")
 		_, err := d.DecodeRequest(keyAPIVersions, 3, p)
 		if n > maxTags && (!errors.Is(err, ErrMalformed) || !errors.Is(headerErr, ErrMalformed)) {
 			t.Errorf("%d tags: %v, header: %v", n, err, headerErr)
@@ -243,7 +243,7 @@ func TestUnknownAPIsAndVersionsAreUnsupported(t *testing.T) {
 		}
 	}
 	for _, v := range []int16{-1, 0, 2, 14} {
-		if _, err := DecodeProduce(v, nil); !errors.Is(err, ErrUnsupported) {
+		if _, err := decodeProduce(v, nil); !errors.Is(err, ErrUnsupported) {
 			t.Error(v, err)
 		}
 	}
@@ -258,7 +258,7 @@ func TestEveryRequestHeaderIsParsed(t *testing.T) {
 		r.SetVersion(version)
 		for _, f := range []*kmsg.RequestFormatter{kmsg.NewRequestFormatter(), kmsg.NewRequestFormatter(kmsg.FormatterClientID("me"))} {
 			frame := f.AppendRequest(nil, r, 77)[4:]
-			h, body, err := ParseRequestHeader(frame)
+			h, body, err := ParseRequestHeader(frame, "")
 			if err != nil || h.Key != key || h.Version != version || h.CorrelationID != 77 || !bytes.Equal(body, r.AppendTo(nil)) {
 				t.Fatalf("%s version %d: %+v %v", kmsg.NameForKey(key), version, h, err)
 			}
@@ -270,16 +270,16 @@ func TestEveryRequestHeaderIsParsed(t *testing.T) {
 }
 
 func TestHeaderOfAnUnknownVersionIsStillRead(t *testing.T) {
-	h, _, err := ParseRequestHeader([]byte{0, 18, 0, 99, 0, 0, 0, 5, 0, 2, 'm', 'e', 0})
+	h, _, err := ParseRequestHeader([]byte{0, 18, 0, 99, 0, 0, 0, 5, 0, 2, 'm', 'e', 0}, "")
 	if !errors.Is(err, ErrUnsupported) || h.Key != 18 || h.Version != 99 || h.CorrelationID != 5 || h.ClientID != "me" {
 		t.Fatalf("%+v %v", h, err)
 	}
 	for n := range 8 {
-		if _, _, err := ParseRequestHeader(make([]byte, n)); !errors.Is(err, ErrMalformed) {
+		if _, _, err := ParseRequestHeader(make([]byte, n), ""); !errors.Is(err, ErrMalformed) {
 			t.Fatalf("%d bytes: %v", n, err)
 		}
 	}
-	if _, _, err := ParseRequestHeader([]byte{0, 3, 0, 1, 0, 0, 0, 5, 0x7f, 0xff}); !errors.Is(err, ErrMalformed) {
+	if _, _, err := ParseRequestHeader([]byte{0, 3, 0, 1, 0, 0, 0, 5, 0x7f, 0xff}, ""); !errors.Is(err, ErrMalformed) {
 		t.Fatalf("client id beyond the end: %v", err)
 	}
 }
@@ -290,7 +290,7 @@ func TestProduceIsDecodedWithoutCopyingRecords(t *testing.T) {
 		for range 50 {
 			want := randomRequest(rnd, keyProduce, version, 4, true).(*kmsg.ProduceRequest)
 			body := want.AppendTo(nil)
-			got, err := DecodeProduce(version, append(body, "after"...))
+			got, err := decodeProduce(version, append(body, "after"...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -310,7 +310,7 @@ func TestProduceIsDecodedWithoutCopyingRecords(t *testing.T) {
 				}
 			}
 			if cut := body[:rnd.Intn(len(body))]; true {
-				if _, err := DecodeProduce(version, cut); !errors.Is(err, ErrMalformed) {
+				if _, err := decodeProduce(version, cut); !errors.Is(err, ErrMalformed) {
 					t.Fatalf("version %d: cut at %d of %d: %v", version, len(cut), len(body), err)
 				}
 			}
@@ -320,7 +320,7 @@ func TestProduceIsDecodedWithoutCopyingRecords(t *testing.T) {
 	req.SetVersion(9)
 	req.Topics = []kmsg.ProduceRequestTopic{{Topic: "t", Partitions: []kmsg.ProduceRequestTopicPartition{{Records: make([]byte, 1<<20)}}}}
 	body := req.AppendTo(nil)
-	if used := allocated(func() { _, _ = DecodeProduce(9, body) }); used > 4<<10 {
+	if used := allocated(func() { _, _ = decodeProduce(9, body) }); used > 4<<10 {
 		t.Fatalf("%d bytes allocated", used)
 	}
 }
@@ -342,7 +342,7 @@ func FuzzDecode(f *testing.F) {
 func FuzzParseRequestHeader(f *testing.F) {
 	f.Add([]byte{0, 18, 0, 3, 0, 0, 0, 5, 0, 2, 'm', 'e', 1, 0, 1, 'x'})
 	f.Fuzz(func(t *testing.T, frame []byte) {
-		if _, body, err := ParseRequestHeader(frame); err == nil && len(body) > len(frame)-10 {
+		if _, body, err := ParseRequestHeader(frame, ""); err == nil && len(body) > len(frame)-10 {
 			t.Fatal("body overlaps the header")
 		}
 	})
@@ -368,4 +368,9 @@ func TestOneDecoderServesManyConnections(t *testing.T) {
 		}()
 	}
 	wg.Wait()
+}
+
+func decodeProduce(version int16, body []byte) (*ProduceRequest, error) {
+	q := &ProduceRequest{}
+	return q, q.Decode(version, body)
 }

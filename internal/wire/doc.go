@@ -2,7 +2,7 @@
 // Most messages are franz-go's kmsg types. Two are our own, because they carry records: Produce requests
 // are decoded to views of the frame, Fetch responses are encoded around records that stay where they are.
 //
-// Door: ParseRequestHeader, then DecodeProduce or Decoder.DecodeRequest; AppendResponse or EncodeFetch.
+// Door: ParseRequestHeader, then ProduceRequest.Decode or Decoder.DecodeRequest; AppendResponse or EncodeFetch.
 //
 // Invariants:
 //  1. Decoding anything returns an error or a request. It does not panic, and it allocates no more than

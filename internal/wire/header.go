@@ -35,15 +35,15 @@ type RequestHeader struct {
 // ParseRequestHeader reads the header of a request; frame begins after the 4-byte size and body is what
 // follows the header. Tagged fields of the header are skipped. For an unknown key or version the error is
 // ErrUnsupported, and h still holds what could be read, so that ApiVersions can be answered.
-// It may be called concurrently and copies the client id.
-func ParseRequestHeader(frame []byte) (h RequestHeader, body []byte, err error) {
+// It may be called concurrently and copies the client id, unless it is likelyID.
+func ParseRequestHeader(frame []byte, likelyID string) (h RequestHeader, body []byte, err error) {
 	if len(frame) < 8 {
 		return h, nil, fmt.Errorf("%w: request header of %d bytes", ErrMalformed, len(frame))
 	}
 	r := kbin.Reader{Src: frame}
 	h.Key, h.Version, h.CorrelationID = r.Int16(), r.Int16(), r.Int32()
-	if id := r.NullableString(); id != nil {
-		h.ClientID, h.HasClientID = *id, true
+	if n := r.Int16(); n >= 0 {
+		h.ClientID, h.HasClientID = sameString(r.Span(int(n)), likelyID), true
 	}
 	v, known := versionsOf(h.Key)
 	switch {
@@ -60,6 +60,14 @@ func ParseRequestHeader(frame []byte) (h RequestHeader, body []byte, err error) 
 		}
 	}
 	return h, r.Src, nil
+}
+
+// sameString is string(p), without an allocation if that is known.
+func sameString(p []byte, known string) string {
+	if string(p) == known {
+		return known
+	}
+	return string(p)
 }
 
 // skipTags passes over tagged fields.

@@ -30,14 +30,15 @@ type ProducePartition struct {
 	Records []byte // a view of the frame; nil means null
 }
 
-// DecodeProduce decodes the body of a Produce request. Records are views of body, strings are copied; bytes
-// after the request are ignored. Versions below 3 and above 13 are ErrUnsupported.
-func DecodeProduce(version int16, body []byte) (*ProduceRequest, error) {
+// Decode decodes the body of a Produce request. Records are views of body, strings are copied; bytes
+// after the request are ignored. Versions below 3 and above 13 are ErrUnsupported. What q holds from the request before is
+// used again, so that a request like it needs no memory; after an error q means nothing.
+func (q *ProduceRequest) Decode(version int16, body []byte) error {
 	if version < 3 || version > 13 {
-		return nil, fmt.Errorf("%w: Produce version %d", ErrUnsupported, version)
+		return fmt.Errorf("%w: Produce version %d", ErrUnsupported, version)
 	}
-	d := produceDecoder{r: kbin.Reader{Src: body}, flexible: version >= 9, ids: version >= 13}
-	q := &ProduceRequest{Version: version}
+	d := decoder{r: kbin.Reader{Src: body}, flexible: version >= 9, ids: version >= 13}
+	q.Version = version
 	if d.flexible {
 		q.TransactionalID = d.r.CompactNullableString()
 	} else {
@@ -45,26 +46,69 @@ func DecodeProduce(version int16, body []byte) (*ProduceRequest, error) {
 	}
 	q.Acks = d.r.Int16()
 	q.Timeout = time.Duration(d.r.Int32()) * time.Millisecond
-	q.Topics = d.topics()
+	q.topics(&d)
 	d.tags()
-	if d.err == nil && !d.r.Ok() {
-		d.err = fmt.Errorf("%w: request ends early", ErrMalformed)
-	}
-	if d.err != nil {
-		return nil, fmt.Errorf("%s version %d: %w", kmsg.NameForKey(keyProduce), version, d.err)
-	}
-	return q, nil
+	return d.end(keyProduce, version)
 }
 
-// produceDecoder's first error is sticky.
-type produceDecoder struct {
+// Forget drops the views of the body.
+func (q *ProduceRequest) Forget() {
+	for i := range q.Topics {
+		clear(q.Topics[i].Partitions)
+	}
+}
+
+// decoder's first error is sticky.
+type decoder struct {
 	r             kbin.Reader
 	flexible, ids bool
 	err           error
 }
 
+// end returns the error of a message that was decoded.
+func (d *decoder) end(key, version int16) error {
+	if d.err == nil && !d.r.Ok() {
+		d.err = fmt.Errorf("%w: request ends early", ErrMalformed)
+	}
+	if d.err != nil {
+		return fmt.Errorf("%s version %d: %w", kmsg.NameForKey(key), version, d.err)
+	}
+	return nil
+}
+
+// str reads a string; null is an empty one.
+func (d *decoder) str(known string) string {
+	n := int64(0)
+	if d.flexible {
+		n = int64(d.r.Uvarint()) - 1
+	} else {
+		n = int64(d.r.Int16())
+	}
+	if n < 0 {
+		return ""
+	}
+	return sameString(d.r.Span(int(min(n, int64(len(d.r.Src))+1))), known)
+}
+
+// topic reads what names a topic.
+func (d *decoder) topic(name *string, id *UUID) {
+	if d.ids {
+		*id, *name = d.r.Uuid(), ""
+	} else {
+		*name, *id = d.str(*name), UUID{}
+	}
+}
+
+// resized is s with n elements, some of which hold what they held.
+func resized[T any](s []T, n int) []T {
+	if n > cap(s) {
+		return append(s[:cap(s)], make([]T, n-cap(s))...)[:n]
+	}
+	return s[:n]
+}
+
 // count reads the number of elements, each of which takes at least smallest bytes.
-func (d *produceDecoder) count(smallest int) int {
+func (d *decoder) count(smallest int) int {
 	var n int64
 	if d.flexible {
 		n = int64(d.r.Uvarint()) - 1
@@ -80,15 +124,15 @@ func (d *produceDecoder) count(smallest int) int {
 	return int(n)
 }
 
-func (d *produceDecoder) ok() bool { return d.err == nil && d.r.Ok() }
+func (d *decoder) ok() bool { return d.err == nil && d.r.Ok() }
 
-func (d *produceDecoder) tags() {
+func (d *decoder) tags() {
 	if d.flexible && d.ok() {
 		d.err = skipTags(&d.r)
 	}
 }
 
-func (d *produceDecoder) topics() []ProduceTopic {
+func (q *ProduceRequest) topics(d *decoder) {
 	smallest := 6 // lengths of name and array
 	if d.flexible {
 		smallest = 3 // the same, and the number of tagged fields
@@ -96,34 +140,26 @@ func (d *produceDecoder) topics() []ProduceTopic {
 	if d.ids {
 		smallest = 18
 	}
-	topics := make([]ProduceTopic, d.count(smallest))
-	for i := range topics {
-		t := &topics[i]
-		switch {
-		case d.ids:
-			t.ID = d.r.Uuid()
-		case d.flexible:
-			t.Name = d.r.CompactString()
-		default:
-			t.Name = d.r.String()
-		}
-		t.Partitions = d.partitions()
+	q.Topics = resized(q.Topics, d.count(smallest))
+	for i := range q.Topics {
+		t := &q.Topics[i]
+		d.topic(&t.Name, &t.ID)
+		t.partitions(d)
 		d.tags()
 		if !d.ok() {
-			return nil
+			return
 		}
 	}
-	return topics
 }
 
-func (d *produceDecoder) partitions() []ProducePartition {
+func (t *ProduceTopic) partitions(d *decoder) {
 	smallest := 8 // index and length of the records
 	if d.flexible {
 		smallest = 6
 	}
-	parts := make([]ProducePartition, d.count(smallest))
-	for i := range parts {
-		p := &parts[i]
+	t.Partitions = resized(t.Partitions, d.count(smallest))
+	for i := range t.Partitions {
+		p := &t.Partitions[i]
 		p.Index = d.r.Int32()
 		if d.flexible {
 			p.Records = d.r.CompactNullableBytes()
@@ -132,8 +168,7 @@ func (d *produceDecoder) partitions() []ProducePartition {
 		}
 		d.tags()
 		if !d.ok() {
-			return nil
+			return
 		}
 	}
-	return parts
 }

@@ -101,13 +101,19 @@ type FetchBroker struct {
 // coalesce is the size from which records in memory become a piece of their own instead of being copied.
 const coalesce = 4 << 10
 
-// fetchEncoder writes everything but the large records into buf and notes where these go.
-type fetchEncoder struct {
+// FetchEncoder writes everything but the large records into buf and notes where these go.
+type FetchEncoder struct {
+	encoder
+	holes   []hole
+	out     []Piece
+	outside int64 // bytes in holes
+}
+
+// encoder writes what the responses with records have in common.
+type encoder struct {
 	version  int16
 	flexible bool
 	buf      []byte
-	holes    []hole
-	outside  int64 // bytes in holes
 }
 
 type hole struct {
@@ -115,14 +121,23 @@ type hole struct {
 	piece Piece
 }
 
-// EncodeFetch encodes size, header and body of r. Its pieces, sent in order, are the response; they share
-// memory with r's records. Versions outside 4 to 18 are the caller's bug.
+// EncodeFetch is FetchEncoder.Encode with an encoder of its own.
 func EncodeFetch(correlationID int32, version int16, r *FetchResponse) []Piece {
+	return new(FetchEncoder).Encode(correlationID, version, r)
+}
+
+// Encode encodes size, header and body of r. Its pieces, sent in order, are the response; they share
+// memory with r's records, and with the encoder, which uses it again for the next response. Versions outside 4 to 18 are the caller's bug.
+func (e *FetchEncoder) Encode(correlationID int32, version int16, r *FetchResponse) []Piece {
 	if version < 4 || version > 18 {
 		panic(fmt.Sprintf("BUG: Fetch response version %d", version))
 	}
-	e := fetchEncoder{version: version, flexible: version >= 12}
-	e.buf = appendResponseHeader(make([]byte, 0, r.sizeHint()), correlationID, e.flexible)
+	e.version, e.flexible = version, version >= 12
+	e.holes, e.outside = e.holes[:0], 0
+	if e.buf == nil {
+		e.buf = make([]byte, 0, r.sizeHint())
+	}
+	e.buf = appendResponseHeader(e.buf[:0], correlationID, e.flexible)
 	e.buf = kbin.AppendInt32(e.buf, r.ThrottleMs)
 	if version >= 7 {
 		e.buf = kbin.AppendInt16(e.buf, int16(r.ErrorCode))
@@ -143,7 +158,7 @@ func EncodeFetch(correlationID int32, version int16, r *FetchResponse) []Piece {
 		}
 		e.noTags()
 	}
-	e.brokers(r.Brokers)
+	e.brokers(r.Brokers, 16)
 	setSize(e.buf, 0, e.outside)
 	return e.pieces()
 }
@@ -164,7 +179,7 @@ func (r *FetchResponse) sizeHint() int {
 	return n
 }
 
-func (e *fetchEncoder) arrayLen(n int) {
+func (e *encoder) arrayLen(n int) {
 	if e.flexible {
 		e.buf = kbin.AppendCompactArrayLen(e.buf, n)
 	} else {
@@ -172,7 +187,7 @@ func (e *fetchEncoder) arrayLen(n int) {
 	}
 }
 
-func (e *fetchEncoder) str(s string) {
+func (e *encoder) str(s string) {
 	if e.flexible {
 		e.buf = kbin.AppendCompactString(e.buf, s)
 	} else {
@@ -180,13 +195,13 @@ func (e *fetchEncoder) str(s string) {
 	}
 }
 
-func (e *fetchEncoder) noTags() {
+func (e *encoder) noTags() {
 	if e.flexible {
 		e.buf = append(e.buf, 0)
 	}
 }
 
-func (e *fetchEncoder) partition(p *FetchPartition) {
+func (e *FetchEncoder) partition(p *FetchPartition) {
 	e.buf = kbin.AppendInt32(e.buf, p.Partition)
 	e.buf = kbin.AppendInt16(e.buf, int16(p.ErrorCode))
 	e.buf = kbin.AppendInt64(e.buf, p.HighWatermark)
@@ -217,14 +232,27 @@ func (e *fetchEncoder) partition(p *FetchPartition) {
 		e.buf = append(e.buf, 0)
 	}
 	if l := p.CurrentLeader; l != nil {
-		e.buf = append(e.buf, 1, 4+4+1)
-		e.buf = kbin.AppendInt32(e.buf, l.LeaderID)
-		e.buf = kbin.AppendInt32(e.buf, l.LeaderEpoch)
-		e.buf = append(e.buf, 0)
+		e.leader(1, l)
 	}
 }
 
-func (e *fetchEncoder) aborted(txns []AbortedTransaction) {
+// leader writes a tagged field.
+func (e *encoder) leader(tag byte, l *LeaderAndEpoch) {
+	e.buf = append(e.buf, tag, 4+4+1)
+	e.buf = kbin.AppendInt32(e.buf, l.LeaderID)
+	e.buf = kbin.AppendInt32(e.buf, l.LeaderEpoch)
+	e.buf = append(e.buf, 0)
+}
+
+func (e *encoder) nullable(s *string) {
+	if e.flexible {
+		e.buf = kbin.AppendCompactNullableString(e.buf, s)
+	} else {
+		e.buf = kbin.AppendNullableString(e.buf, s)
+	}
+}
+
+func (e *FetchEncoder) aborted(txns []AbortedTransaction) {
 	if e.flexible {
 		e.buf = kbin.AppendCompactNullableArrayLen(e.buf, len(txns), txns == nil)
 	} else {
@@ -237,7 +265,7 @@ func (e *fetchEncoder) aborted(txns []AbortedTransaction) {
 	}
 }
 
-func (e *fetchEncoder) records(p *FetchPartition) {
+func (e *FetchEncoder) records(p *FetchPartition) {
 	n := int64(len(p.Records))
 	for _, r := range p.Regions {
 		n += r.Len
@@ -262,17 +290,16 @@ func (e *fetchEncoder) records(p *FetchPartition) {
 	}
 }
 
-func (e *fetchEncoder) hole(p Piece) {
+func (e *FetchEncoder) hole(p Piece) {
 	e.holes = append(e.holes, hole{len(e.buf), p})
 	e.outside += p.Len()
 }
 
-func (e *fetchEncoder) brokers(brokers []FetchBroker) {
+func (e *encoder) brokers(brokers []FetchBroker, since int16) {
 	if !e.flexible {
 		return
 	}
-	// Kafka sends the addresses from version 16 on.
-	if len(brokers) == 0 || e.version < 16 {
+	if len(brokers) == 0 || e.version < since {
 		e.noTags()
 		return
 	}
@@ -290,11 +317,11 @@ func (e *fetchEncoder) brokers(brokers []FetchBroker) {
 }
 
 // pieces cuts buf at the holes.
-func (e *fetchEncoder) pieces() []Piece {
-	if len(e.holes) == 0 {
-		return []Piece{{Bytes: e.buf}}
+func (e *FetchEncoder) pieces() []Piece {
+	if e.out == nil {
+		e.out = make([]Piece, 0, 2*len(e.holes)+1)
 	}
-	out := make([]Piece, 0, 2*len(e.holes)+1)
+	out := e.out[:0]
 	from := 0
 	for _, h := range e.holes {
 		if h.at > from {
@@ -306,5 +333,13 @@ func (e *fetchEncoder) pieces() []Piece {
 	if from < len(e.buf) {
 		out = append(out, Piece{Bytes: e.buf[from:]})
 	}
+	e.out = out
 	return out
+}
+
+// Forget drops the records that were encoded, and returns the memory that it keeps for the next response.
+func (e *FetchEncoder) Forget() []byte {
+	clear(e.holes)
+	clear(e.out)
+	return e.buf[:cap(e.buf)]
 }
