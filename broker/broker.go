@@ -47,6 +47,9 @@ type Options struct {
 	// Store is the metadata store; nil is etcd in this process, in the metadata directory. A store
 	// that is given stays open.
 	Store metastore.Store
+	// PoisonBuffers overwrites the buffers of requests, records and responses when they are released: for
+	// tests, to find a use after that.
+	PoisonBuffers bool
 }
 
 // Broker is a running broker.
@@ -123,6 +126,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	go b.startPublisher(changed, im)
 	b.service.table = handler.New(handler.Options{
 		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Groups: b.groups, Config: o.Config, Log: o.Log,
+		PoisonBuffers: o.PoisonBuffers,
 	})
 	b.net.Serve()
 	if err := b.startHTTP(); err != nil {
@@ -147,7 +151,7 @@ func (b *Broker) listen() error {
 	}
 	var err error
 	b.net, err = network.Listen(network.Options{
-		Listeners: ls, Service: &b.service, Log: b.log, Registerer: b.registry,
+		Listeners: ls, Service: &b.service, Log: b.log, Registerer: b.registry, PoisonBuffers: b.o.PoisonBuffers,
 		MaxRequestBytes:   int32(c.Int("socket.request.max.bytes")),
 		QueuedBytes:       c.Int("queued.max.request.bytes"),
 		MaxConnections:    int(c.Int("max.connections")),
@@ -174,7 +178,7 @@ func (b *Broker) openDirs() (err error) {
 	}
 	b.dir, err = storage.OpenDir(storage.Options{
 		FS: b.fs, Path: filepath.ToSlash(c.LogDirs()[0]), MetaDir: meta, Log: b.log,
-		ProducerIDExpiry: c.Millis("producer.id.expiration.ms"),
+		ProducerIDExpiry: c.Millis("producer.id.expiration.ms"), PoisonBuffers: b.o.PoisonBuffers,
 	})
 	if err != nil {
 		return inUse(err)

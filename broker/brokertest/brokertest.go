@@ -146,7 +146,7 @@ func (c *Cluster) Start(i int) error {
 	if err != nil {
 		return err
 	}
-	o := broker.Options{Config: cfg, Log: c.o.log}
+	o := broker.Options{Config: cfg, Log: c.o.log, PoisonBuffers: true}
 	c.mu.Lock()
 	if n.running != nil {
 		c.mu.Unlock()

@@ -127,3 +127,13 @@ func BenchmarkFetch(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkProduceDurable(b *testing.B) {
+	br := newBrokerOn(b, vfs.OS(), b.TempDir(), "log.flush.interval.messages=1")
+	id := br.withTopic(b, "t", 4)
+	produce := br.producing(b, produceFrame(b, id, 1))
+	b.ReportAllocs()
+	for b.Loop() {
+		produce()
+	}
+}

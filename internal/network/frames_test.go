@@ -251,3 +251,16 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// TestBuffersArePoisoned: a released buffer is not what it was, which is what the other tests rely on to find a
+// use after that.
+func TestBuffersArePoisoned(t *testing.T) {
+	m := newMemory(1 << 20)
+	m.poison = true
+	s := m.get(slabBytes)
+	p := s.buf
+	s.unref()
+	if p[0] != 0xDB || p[len(p)-1] != 0xDB {
+		t.Error("released bytes are as they were")
+	}
+}

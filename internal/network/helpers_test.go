@@ -209,7 +209,7 @@ func serve(t testing.TB, svc *fakeService, change ...func(*Options)) *harness {
 	log := new(syncBuffer)
 	opt := Options{
 		Listeners: []Listener{{Name: "PLAINTEXT", Addr: "127.0.0.1:0"}},
-		Service:   svc, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Service:   svc, PoisonBuffers: true, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, f := range change {
 		f(&opt)

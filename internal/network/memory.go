@@ -38,6 +38,11 @@ func (s *slab) unref() {
 		s.mem.give(s.charged, s.overdraft)
 		s.charged, s.overdraft = 0, false
 	}
+	if s.mem.poison {
+		for i := range s.buf {
+			s.buf[i] = 0xDB
+		}
+	}
 	if s.class >= 0 {
 		s.mem.pools[s.class].Put(s)
 	}
@@ -45,7 +50,8 @@ func (s *slab) unref() {
 
 // memory is a server's pooled buffers and its budget for request bytes.
 type memory struct {
-	pools [len(slabClasses)]sync.Pool
+	pools  [len(slabClasses)]sync.Pool
+	poison bool // overwrite what is released
 
 	mu        sync.Mutex // guards the following
 	free      int64      // below zero by small frames and by the overdraft

@@ -50,6 +50,7 @@ type Options struct {
 	SendBuffer        int                // socket.send.buffer.bytes; 0 or less: the system's
 	RecvBuffer        int                // socket.receive.buffer.bytes; 0 or less: the system's
 	SlowRequest       time.Duration      // log a request that takes longer than this apart from parking and throttling; 0: off
+	PoisonBuffers     bool               // overwrite buffers when they are released: for tests, to find a use after that
 	minRateGrace      time.Duration      // tests only: how long a partial frame may stand still, else 30 s
 }
 
@@ -100,8 +101,10 @@ func Listen(opt Options) (*Server, error) {
 	opt.QueuedBytes = orDefault(opt.QueuedBytes, defaultQueuedBytes)
 	opt.ConnBytes = orDefault(opt.ConnBytes, defaultConnBytes)
 	opt.minRateGrace = orDefault(opt.minRateGrace, 30*time.Second)
+	mem := newMemory(opt.QueuedBytes)
+	mem.poison = opt.PoisonBuffers
 	s := &Server{
-		opt: opt, mem: newMemory(opt.QueuedBytes), quit: make(chan struct{}),
+		opt: opt, mem: mem, quit: make(chan struct{}),
 		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int),
 	}
 	for _, l := range opt.Listeners {
