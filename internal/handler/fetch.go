@@ -6,7 +6,8 @@ package handler
 // Answered at once when there are enough bytes, when any partition has an error, when
 // there is nothing to read or no time to wait; else the request parks on its
 // partitions. The first batch of the first partition that has one is returned whole,
-// whatever the limits. Records leave as ranges of segment files. A consumer reads below
+// whatever the limits. Small ranges are read when they are planned, up to maxCopied; the others leave as ranges of
+// segment files. In a session (fetch_session.go) only partitions that have news are read. A consumer reads below
 // the high watermark, or below the last stable offset under read_committed; an offset
 // between that and the log end is no error. AbortedTransactions is null, not empty, under
 // read_uncommitted. There are no other replicas yet, so a fetch that says it is one is
