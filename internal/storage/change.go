@@ -60,7 +60,7 @@ func (l *Log) cut(offset int64) error {
 		pos = v.segments[i].size.Load()
 	}
 	// From here on nothing behind the cut counts, whatever becomes of the files (S2).
-	l.end.Store(&mark{offset, v.segments[i], pos})
+	l.end.Store(&mark{offset: offset, seg: v.segments[i], pos: pos})
 	if offset < l.Flushed() {
 		l.safe.Store(l.end.Load())
 	}

@@ -54,6 +54,7 @@ type mark struct {
 	offset int64
 	seg    *segment
 	pos    int64
+	epoch1 int32 // leader epoch of the batch before it, plus one; 0: not said
 }
 
 // sealing is a rolled segment whose index and snapshot are not written yet.
@@ -265,7 +266,7 @@ func (l *Log) foldLocked(seg *segment, b record.Batch, pos, nowMs int64) {
 	seg.appendedMs.Store(nowMs)
 	seg.size.Store(pos + int64(b.Size()))
 	l.countLocked(int64(b.Size()))
-	l.end.Store(&mark{b.NextOffset(), seg, pos + int64(b.Size())})
+	l.end.Store(&mark{b.NextOffset(), seg, pos + int64(b.Size()), b.LeaderEpoch() + 1})
 	// Without a flush policy nobody waits for the sync that a point makes: it is made only so often that a restart
 	// after a crash reads a bounded number of bytes.
 	if l.mu.sincePoint >= l.dir.opts.PointBytes && (l.mu.sincePoint > l.mu.lazy || l.dir.unpointed.Load() >= l.dir.opts.UnflushedBytes) {
@@ -408,7 +409,7 @@ func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 		l.dir.requestPoint(l)
 	}
 	l.view.Store(&view{append(slices.Clone(v.segments), seg), v.logStart})
-	l.end.Store(&mark{base, seg, 0})
+	l.end.Store(&mark{offset: base, seg: seg})
 	return seg, nil
 }
 
@@ -520,6 +521,9 @@ func (s *segment) sync() error {
 // EndForEpoch answers OffsetForLeaderEpoch (KIP-101, KIP-279): the largest epoch <=
 // epoch that the log knows, and where it ended; (-1, -1) if epoch is newer than all.
 func (l *Log) EndForEpoch(epoch int32) (int32, int64) {
+	if end := l.end.Load(); end.epoch1 > 0 && end.epoch1-1 == epoch {
+		return epoch, end.offset // a newer epoch, if there is one, begins there; what consumers ask, and without the lock
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mu.epochs.endFor(epoch, l.End())

@@ -30,7 +30,7 @@ func (l *Log) savePointFiles() error {
 	if last := l.view.Load().segments; last[len(last)-1] != seg {
 		// Just rolled: the log end is the first byte of a segment without a batch.
 		seg = last[len(last)-1]
-		end = &mark{end.offset, seg, 0}
+		end = &mark{offset: end.offset, seg: seg}
 	}
 	pt := &point{
 		logStart:  l.view.Load().logStart,

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"fmt"
 	"math"
 	"strings"
 	"sync/atomic"
@@ -72,6 +73,33 @@ func TestSequentialReaderReadsOnce(t *testing.T) {
 	}); n >= 1 {
 		t.Errorf("a read of a small range allocates %v times", n)
 	}
+}
+
+// TestReadersDoNotWaitForAppends: an append holds its lock while the disk takes its bytes; what a fetch asks needs no lock.
+func TestReadersDoNotWaitForAppends(t *testing.T) {
+	d, l := open(t, vfs.NewMem(), testConfig())
+	defer d.Close()
+	fillLog(t, d, l, 100)
+	l.LastStable(l.End()) // looks once whether there are transactions
+	l.mu.Lock()
+	answered := make(chan error, 1)
+	go func() {
+		p, err := l.Read(20, l.LastStable(l.End()), 1000, true, CopyBelow)
+		if epoch, end := l.EndForEpoch(3); err == nil && (epoch != 3 || end != 100 || p.Len() == 0) {
+			err = fmt.Errorf("epoch %d ends at %d, %d bytes", epoch, end, p.Len())
+		}
+		p.Release()
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Error("a reader waits for the lock of appends")
+	}
+	l.mu.Unlock()
 }
 
 // TestPlacesEndWithTruncation: other batches may stand where a reader stopped once.

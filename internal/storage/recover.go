@@ -581,7 +581,7 @@ func copyRange(fsys vfs.FS, from vfs.File, pos, end int64, to string) error {
 func (l *Log) setEnd(next int64) {
 	v := l.view.Load()
 	s := v.segments[len(v.segments)-1]
-	l.end.Store(&mark{next, s, s.size.Load()})
+	l.end.Store(&mark{offset: next, seg: s, pos: s.size.Load()})
 }
 
 // settle makes what the scan found durable before it counts (S3): it may have been
