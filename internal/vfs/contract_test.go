@@ -23,6 +23,7 @@ func fileSystems() map[string]func(t *testing.T) (FS, string) {
 			return m, "/data"
 		},
 		"FaultOverMem": func(t *testing.T) (FS, string) { return NewFault(NewMem(), func(Op) error { return nil }), "/" },
+		"Watch":        func(t *testing.T) (FS, string) { return NewWatch(OS()), t.TempDir() },
 		"FaultOverOS": func(t *testing.T) (FS, string) {
 			return NewFault(OS(), func(Op) error { return nil }), t.TempDir()
 		},

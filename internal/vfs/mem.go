@@ -19,11 +19,14 @@ import (
 var ErrPowerLoss = errors.New("vfs: power loss")
 
 // MemOptions switch protections of the disk off, each alone, so that a test can prove
-// that it would notice a program that does without them.
+// that it would notice a program that does without them; and they say how large it is.
 type MemOptions struct {
 	IgnoreSync    bool // File.Sync makes nothing durable
 	IgnoreSyncDir bool // FS.SyncDir makes nothing durable
 	TornRename    bool // a rename that is not durable may leave a mixture of old and new file under the target name
+
+	// TotalBytes is the size of the volume, 0: a size that nothing fills. A write without room is ENOSPC and changes nothing.
+	TotalBytes int64
 }
 
 // Mem is a file system in memory that can lose power. It is deterministic: the same
@@ -470,7 +473,7 @@ func (l *memLock) Close() error {
 	return nil
 }
 
-// memTotalBytes is the size of the pretended volume. It is never full: ENOSPC is Fault's.
+// memTotalBytes is the size of the pretended volume where nobody gave it one.
 const memTotalBytes = 1 << 40
 
 // Space counts the pages of the files that have a name.
@@ -482,7 +485,25 @@ func (m *Mem) Space(dir string) (Space, error) {
 	if _, err := m.disk.walk(split(dir)); err != nil {
 		return Space{}, pathError("statfs", dir, err)
 	}
-	return Space{FreeBytes: max(0, memTotalBytes-m.disk.root.usedBytes()), TotalBytes: memTotalBytes}, nil
+	total := m.disk.opts.TotalBytes
+	if total == 0 {
+		total = memTotalBytes
+	}
+	return Space{FreeBytes: max(0, total-m.disk.root.usedBytes()), TotalBytes: total}, nil
+}
+
+// hasRoom says whether n bytes can be written to f at off. Pages of files without a name do not count.
+func (d *disk) hasRoom(f *node, off, n int64) bool {
+	if d.opts.TotalBytes == 0 || n == 0 {
+		return true
+	}
+	var more int64
+	for i := off / pageSize; i <= (off+n-1)/pageSize; i++ {
+		if pages := f.content.now.pages; i >= int64(len(pages)) || pages[i] == nil {
+			more += pageSize
+		}
+	}
+	return more == 0 || d.root.usedBytes()+more <= d.opts.TotalBytes
 }
 
 func (n *node) usedBytes() (used int64) {

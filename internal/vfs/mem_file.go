@@ -224,6 +224,8 @@ func (f *memFile) WriteVec(bufs [][]byte, off int64) (int64, error) {
 		return 0, pathError("write", f.name, syscall.EINVAL)
 	case off > maxMemFile-total:
 		return 0, pathError("write", f.name, syscall.EFBIG)
+	case !f.m.disk.hasRoom(f.node, off, total):
+		return 0, pathError("write", f.name, syscall.ENOSPC)
 	}
 	struck := f.m.strikes()
 	f.node.content.write(slices.Concat(bufs...), off)

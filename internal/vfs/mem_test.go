@@ -372,3 +372,27 @@ func BenchmarkMemLogAndCrash(b *testing.B) {
 		m.Crash(seeded(i))
 	}
 }
+
+// TestMemIsFull: a write without room changes nothing, one into pages that are there goes on, and removing makes room.
+func TestMemIsFull(t *testing.T) {
+	m := NewMemOptions(MemOptions{TotalBytes: 10 * pageSize})
+	f := open(t, m, "/f", Create)
+	defer f.Close()
+	check(t, Allocate(f, 8*pageSize))
+	put(t, m, "/foreign", "x")
+	if s, err := m.Space("/"); err != nil || s != (Space{FreeBytes: pageSize, TotalBytes: 10 * pageSize}) {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	two := make([]byte, 2*pageSize)
+	if _, err := f.WriteAt(two, 8*pageSize); !IsNoSpace(err) {
+		t.Errorf("a write of two pages where one is free: %v", err)
+	}
+	if size, _ := f.Size(); size != 8*pageSize {
+		t.Errorf("it left %d bytes", size)
+	}
+	write(t, f, "again", 0)
+	check(t, m.Remove("/foreign"))
+	if _, err := f.WriteAt(two, 8*pageSize); err != nil {
+		t.Error(err)
+	}
+}

@@ -145,3 +145,16 @@ func TestReadsAllocateNothing(t *testing.T) {
 		t.Errorf("TryReadAt: %v allocations", n)
 	}
 }
+
+// TestAllocateTakesTheRoom: the kernel counts what was allocated as used, not only as long.
+func TestAllocateTakesTheRoom(t *testing.T) {
+	f := open(t, OS(), filepath.Join(t.TempDir(), "f"), Create)
+	defer f.Close()
+	check(t, Allocate(f, 1<<20))
+	check(t, f.Sync()) // where zeros were written instead
+	var st unix.Stat_t
+	check(t, unix.Fstat(f.FD(), &st))
+	if st.Size != 1<<20 || st.Blocks*512 < 1<<20 {
+		t.Errorf("%d bytes long, %d allocated", st.Size, st.Blocks*512)
+	}
+}

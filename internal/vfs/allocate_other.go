@@ -1,0 +1,5 @@
+//go:build !linux
+
+package vfs
+
+func allocate(File, int64) (done bool, err error) { return false, nil }
