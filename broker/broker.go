@@ -179,6 +179,7 @@ func (b *Broker) openDirs() (err error) {
 	b.dir, err = storage.OpenDir(storage.Options{
 		FS: b.fs, Path: filepath.ToSlash(c.LogDirs()[0]), MetaDir: meta, Log: b.log,
 		ProducerIDExpiry: c.Millis("producer.id.expiration.ms"), PoisonBuffers: b.o.PoisonBuffers,
+		Reserve: b.o.Store == nil, // for the store beside it
 	})
 	if err != nil {
 		return inUse(err)

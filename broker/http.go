@@ -61,19 +61,15 @@ func (b *Broker) startServeHTTP(l net.Listener) {
 	}
 }
 
-// serveReady answers 200 when the broker can take and hand out records, else 503 and why not.
+// serveReady answers 200 when the broker can take and hand out records, else 503 and why not. Warnings are about what it
+// does in spite of them.
 func (b *Broker) serveReady(w http.ResponseWriter, _ *http.Request) {
 	state := struct {
-		Ready   bool     `json:"ready"`
-		Reasons []string `json:"reasons,omitempty"`
-		Offline []string `json:"offlinePartitions,omitempty"`
-	}{Ready: true}
-	if !b.ready.Load() {
-		state.Reasons = append(state.Reasons, "the broker is starting or stopping")
-	}
-	if err := b.Err(); err != nil {
-		state.Reasons = append(state.Reasons, err.Error())
-	}
+		Ready    bool     `json:"ready"`
+		Reasons  []string `json:"reasons,omitempty"`
+		Warnings []string `json:"warnings,omitempty"`
+		Offline  []string `json:"offlinePartitions,omitempty"`
+	}{Reasons: b.unready(), Warnings: b.warnings()}
 	for _, p := range b.partitions.Partitions() {
 		if err := p.Err(); err != nil && len(state.Offline) < 100 {
 			state.Offline = append(state.Offline, err.Error())
@@ -87,6 +83,37 @@ func (b *Broker) serveReady(w http.ResponseWriter, _ *http.Request) {
 	_ = json.NewEncoder(w).Encode(state) // the client is gone if it fails
 }
 
+// unready says why the broker cannot take and hand out records.
+func (b *Broker) unready() []string {
+	var out []string
+	if !b.ready.Load() {
+		out = append(out, "the broker is starting or stopping")
+	}
+	if err := b.dir.Err(); err != nil {
+		out = append(out, err.Error())
+	}
+	if p := b.storeErr.Load(); p != nil {
+		out = append(out, (*p).Error())
+	}
+	if r := b.dir.Room(); r.Full {
+		out = append(out, fmt.Sprintf("the volume of log dir %s is full since %s: %d bytes are free and producers leave %d; delete topics or records, shorten retention, or enlarge the volume",
+			b.dir.Path(), r.Since.UTC().Format(time.RFC3339), r.FreeBytes, r.KeptBytes))
+	}
+	return out
+}
+
+// warnings are what an operator should look at.
+func (b *Broker) warnings() []string {
+	var out []string
+	if s := b.dir.Stall(); s.Stalled {
+		out = append(out, fmt.Sprintf("the disk of log dir %s hangs: %s of %s has not come back since %s", b.dir.Path(), s.Operation, s.File, s.Since.UTC().Format(time.RFC3339)))
+	}
+	if b.dir.Room().ReserveGiven {
+		out = append(out, fmt.Sprintf("the reserve in metadata directory %s was given up because its volume is nearly full", b.o.Config.MetadataDir()))
+	}
+	return out
+}
+
 // brokerMetrics reads the broker's state when it is asked.
 type brokerMetrics struct{ b *Broker }
 
@@ -94,6 +121,13 @@ var (
 	partitionsDesc = prometheus.NewDesc("moldau_partitions", "Replicas on this broker by state: online or offline.", []string{"state"}, nil)
 	offlineDirDesc = prometheus.NewDesc("moldau_log_dir_offline", "1 after a write or sync in the log dir failed.", []string{"dir"}, nil)
 	spaceDesc      = prometheus.NewDesc("moldau_log_dir_bytes", "Bytes of the volume of the log dir: free and total.", []string{"dir", "kind"}, nil)
+	keptDesc       = prometheus.NewDesc("moldau_log_dir_kept_free_bytes", "Bytes of the volume of the log dir that producers leave free.", []string{"dir"}, nil)
+	fullDesc       = prometheus.NewDesc("moldau_log_dir_full", "1 while producers are refused because the volume of the log dir is full.", []string{"dir"}, nil)
+	fullTimesDesc  = prometheus.NewDesc("moldau_log_dir_full_total", "How often producers began to be refused because the volume was full.", []string{"dir"}, nil)
+	reserveDesc    = prometheus.NewDesc("moldau_metadata_reserve_given_up", "1 while the reserve of the metadata directory is given up because its volume is nearly full.", nil, nil)
+	stalledDesc    = prometheus.NewDesc("moldau_log_dir_stalled_seconds", "For how long a write or sync has not come back, 0 while the disk does not hang.", []string{"dir"}, nil)
+	stallsDesc     = prometheus.NewDesc("moldau_log_dir_stalls_total", "How often the disk of the log dir hung.", []string{"dir"}, nil)
+	storeDesc      = prometheus.NewDesc("moldau_metastore_failed", "1 after the metadata store failed: a restart brings it back.", nil, nil)
 	logSizeDesc    = prometheus.NewDesc("moldau_log_size_bytes", "Bytes in segments of a partition.", []string{"topic", "partition"}, nil)
 	logEndDesc     = prometheus.NewDesc("moldau_log_end_offset", "Log end offset of a partition.", []string{"topic", "partition"}, nil)
 	logStartDesc   = prometheus.NewDesc("moldau_log_start_offset", "Log start offset of a partition.", []string{"topic", "partition"}, nil)
@@ -113,7 +147,8 @@ var (
 // Describe implements prometheus.Collector.
 func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{partitionsDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
-		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc} {
+		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc,
+		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, storeDesc} {
 		out <- d
 	}
 }
@@ -145,10 +180,30 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		gauge(spaceDesc, float64(s.FreeBytes), b.dir.Path(), "free")
 		gauge(spaceDesc, float64(s.TotalBytes), b.dir.Path(), "total")
 	}
+	b.collectDisk(out)
 	b.collectCleaning(out)
 	gauge(durableDesc, float64(b.o.Config.Int("log.flush.interval.messages")))
-	gauge(readyDesc, truth(b.ready.Load() && b.Err() == nil))
+	gauge(readyDesc, truth(len(b.unready()) == 0))
 	gauge(imageDesc, float64(b.cluster.Image().Seq()))
+}
+
+// collectDisk reports what is wrong with the disk, if anything is.
+func (b *Broker) collectDisk(out chan<- prometheus.Metric) {
+	room, stall, dir := b.dir.Room(), b.dir.Stall(), b.dir.Path()
+	one := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	one(keptDesc, prometheus.GaugeValue, float64(room.KeptBytes), dir)
+	one(fullDesc, prometheus.GaugeValue, truth(room.Full), dir)
+	one(fullTimesDesc, prometheus.CounterValue, float64(room.Times), dir)
+	one(reserveDesc, prometheus.GaugeValue, truth(room.ReserveGiven))
+	seconds := 0.0
+	if stall.Stalled {
+		seconds = time.Since(stall.Since).Seconds()
+	}
+	one(stalledDesc, prometheus.GaugeValue, seconds, dir)
+	one(stallsDesc, prometheus.CounterValue, float64(stall.Times), dir)
+	one(storeDesc, prometheus.GaugeValue, truth(b.storeErr.Load() != nil))
 }
 
 // collectCleaning reports what retention and compaction have done.

@@ -26,7 +26,7 @@ func (p *Partition) AppendOwned(b record.Batch, epoch int32, nowMs int64) (Appen
 	if limit := int(p.settings.Load().topic.MaxMessageBytes); b.Size() > limit {
 		return Appended{}, &TooLargeError{p.Name(), b.Size(), limit, false}
 	}
-	a, err := p.log.Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: nowMs})
+	a, err := p.log.Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: nowMs, Reserve: true})
 	if err != nil {
 		return Appended{}, err
 	}

@@ -392,6 +392,13 @@ func (p *compaction) group(segments []*segment) (groups [][]*segment, err error)
 
 // cleanGroup writes one new segment and puts it in the place of the old ones.
 func (p *compaction) cleanGroup(group []*segment) (err error) {
+	var bytes int64
+	for _, s := range group {
+		bytes += s.size.Load()
+	}
+	if err := p.l.dir.room.fits(bytes); err != nil {
+		return err
+	}
 	p.out, err = p.l.newCleanedSegment(group[0].base, p.c.cfg.IndexIntervalBytes)
 	if err != nil {
 		return p.l.dir.failed(err)

@@ -31,6 +31,7 @@ type Options struct {
 	UnflushedBytes   int64         // appended without a flush policy, in all logs, before a point is made for their sake; 256 MiB
 	ProducerIDExpiry time.Duration // producer.id.expiration.ms; 24 h
 	PoisonBuffers    bool          // overwrite read buffers when they are released: for tests, to find a use after that
+	Reserve          bool          // keep a file in MetaDir whose room is given up for what else is there, see room.go
 }
 
 func (o *Options) defaults() {
@@ -73,6 +74,8 @@ type Dir struct {
 
 	housekeeper *housekeeper
 	cleaner     *cleaner
+	room        *room
+	stalls      *stalls
 	pool        *descriptors
 	indexes     *indexCache
 	buffers     buffers
@@ -103,7 +106,9 @@ type Dir struct {
 // error is a *vfs.LockedError in its chain when another process has it.
 func OpenDir(o Options) (*Dir, error) {
 	o.defaults()
-	d := &Dir{fs: o.FS, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
+	watch := vfs.NewWatch(o.FS)
+	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
+	d.room, d.stalls = newRoom(d, o.Reserve), newStalls(d, watch)
 	d.flusher = newFlusher(o.FlushWorkers)
 	d.housekeeper, d.cleaner = newHousekeeper(d), newCleaner(d)
 	d.pool = newDescriptors(o.OpenFiles)
@@ -119,9 +124,12 @@ func OpenDir(o Options) (*Dir, error) {
 	if d.lock, err = o.FS.Lock(path.Join(o.Path, lockFile)); err != nil {
 		return nil, err
 	}
+	d.room.start() // before anything is written: there may be no room but the reserve's
 	if err := d.load(); err != nil {
+		d.room.close()
 		return nil, errors.Join(err, d.lock.Close())
 	}
+	d.stalls.start()
 	d.wg.Add(1)
 	go d.startPoints()
 	return d, nil
@@ -277,6 +285,7 @@ func (d *Dir) fence(cause error) error {
 // retriable and fences nothing: the bytes behind the log end do not count.
 func (d *Dir) failed(cause error) error {
 	if vfs.IsNoSpace(cause) {
+		d.room.poke() // what was free is out of date, or a quota is used up
 		return fmt.Errorf("%s: %w: %w", d.path, ErrNoSpace, cause)
 	}
 	return d.fence(cause)
@@ -362,6 +371,8 @@ func (d *Dir) Close() error {
 		}
 	}
 	d.flusher.close()
+	d.room.close()
+	d.stalls.close()
 	if d.offline() == nil && len(errs) == 0 {
 		errs = append(errs, d.writeStop(recovery, starts), d.writeCleaned())
 	}

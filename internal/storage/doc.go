@@ -26,6 +26,7 @@
 //	S10 Recovery removes nothing: torn tails and foreign files are set aside first. It only
 //	    finishes what was decided: files marked .deleted, .cleaned or .swap, segments below the log start.
 //	S11 After a failed write or sync the log dir is fenced: it acknowledges nothing more.
+//	    A full volume fences nothing; before it is full producers are refused (room.go).
 //	S12 The log start never falls, also not over a power loss: it is durable before it is seen.
 //	S13 A compacted log reads as the same map of last committed values: records keep offset, time and
 //	    bytes; the last record of each key, everything from the last stable offset on, the marker of

@@ -97,10 +97,16 @@ func (h *housekeeper) startWork() {
 		case <-timer.C:
 		}
 		cfg, now := h.config(), time.Now()
+		if h.dir.room.full.Load() {
+			cfg.RetentionCheck = min(cfg.RetentionCheck, roomFullRetain) // what may go makes room
+		}
 		next := h.dir.removeDoomed(now)
 		if !now.Before(lastRetention.Add(cfg.RetentionCheck)) {
 			lastRetention = now
 			h.retainAll()
+			if h.dir.room.full.Load() {
+				h.dir.removeDoomed(now)
+			}
 		}
 		if !now.Before(lastStarts.Add(cfg.StartsInterval)) {
 			lastStarts = now

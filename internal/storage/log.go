@@ -124,6 +124,7 @@ type Log struct {
 type AppendOptions struct {
 	LeaderEpoch int32
 	NowMs       int64 // wall clock, for segment.ms
+	Reserve     bool  // the broker's own records: they may use what producers leave free
 }
 
 // Appended is the place a batch got.
@@ -201,6 +202,9 @@ func (l *Log) Append(b record.Batch, o AppendOptions) (Appended, error) {
 	}
 	if last := l.mu.epochs.latest(); o.LeaderEpoch < last {
 		return Appended{}, fmt.Errorf("%v: append with leader epoch %d, the log has %d: %w", l.tp, o.LeaderEpoch, last, ErrStaleEpoch)
+	}
+	if err := l.dir.room.admit(int64(b.Size()), o.Reserve); err != nil {
+		return Appended{}, err
 	}
 	base := l.End()
 	b.SetBaseOffset(base)

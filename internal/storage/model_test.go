@@ -676,7 +676,7 @@ func (m *model) append() error {
 }
 
 func (m *model) appendBatch(b record.Batch) error {
-	a, err := m.log.Append(b, AppendOptions{m.epoch, m.nowMs})
+	a, err := m.log.Append(b, AppendOptions{LeaderEpoch: m.epoch, NowMs: m.nowMs})
 	m.note("append %d bytes of producer %d epoch %d seq %d at %d: %v", len(b), b.ProducerID(), b.ProducerEpoch(), b.BaseSequence(), a.BaseOffset, err)
 	if err != nil {
 		if m.dir.Err() == nil {
@@ -712,7 +712,7 @@ func (m *model) retrySend() error {
 		}
 		old := p.window[m.rnd.IntN(len(p.window))]
 		again := append(record.Batch{}, old...)
-		a, err := m.log.Append(again, AppendOptions{m.epoch, m.nowMs})
+		a, err := m.log.Append(again, AppendOptions{LeaderEpoch: m.epoch, NowMs: m.nowMs})
 		if err != nil && m.dir.Err() != nil {
 			return err
 		}
@@ -727,7 +727,7 @@ func (m *model) retrySend() error {
 		if err != nil {
 			return err
 		}
-		if _, err := m.log.Append(gap, AppendOptions{m.epoch, m.nowMs}); !errors.Is(err, ErrOutOfOrder) && m.dir.Err() == nil {
+		if _, err := m.log.Append(gap, AppendOptions{LeaderEpoch: m.epoch, NowMs: m.nowMs}); !errors.Is(err, ErrOutOfOrder) && m.dir.Err() == nil {
 			return fmt.Errorf("S6: a gap in the sequence of producer %d was answered with %v", pid, err)
 		}
 		return nil

@@ -197,8 +197,9 @@ func (d *Dir) doom(name string, at time.Time) error {
 func (d *Dir) removeDoomed(now time.Time) (next time.Time) {
 	d.mu.Lock()
 	var due []doomed
+	full := d.room.full.Load() // then nothing waits: who reads such a file has it open
 	d.mu.doomed = slices.DeleteFunc(d.mu.doomed, func(f doomed) bool {
-		if f.at.After(now) {
+		if f.at.After(now) && !full {
 			if next.IsZero() || f.at.Before(next) {
 				next = f.at
 			}

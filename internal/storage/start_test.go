@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -80,10 +81,10 @@ func TestLogStartIsDurable(t *testing.T) {
 
 // TestFullVolumeDoesNotEndTheManifest: what had no room is written when there is some.
 func TestFullVolumeDoesNotEndTheManifest(t *testing.T) {
-	full := false
+	var full atomic.Bool
 	mem := vfs.NewMem()
 	fsys := vfs.NewFault(mem, func(op vfs.Op) error {
-		if full && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, manifestFile) {
+		if full.Load() && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, manifestFile) {
 			return vfs.ShortWrite{N: 11, Err: syscall.ENOSPC}
 		}
 		return nil
@@ -91,11 +92,11 @@ func TestFullVolumeDoesNotEndTheManifest(t *testing.T) {
 	d, l := open(t, fsys, testConfig())
 	fillLog(t, d, l, 20)
 	l.SetCommitted(20)
-	full = true
+	full.Store(true)
 	if err := l.RaiseStart(12); !errors.Is(err, ErrNoSpace) || l.Start() != 0 || d.Err() != nil {
 		t.Fatalf("on a full volume: %v, start %d, log dir %v", err, l.Start(), d.Err())
 	}
-	full = false
+	full.Store(false)
 	if err := l.RaiseStart(7); err != nil {
 		t.Fatal(err)
 	}

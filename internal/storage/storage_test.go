@@ -326,9 +326,9 @@ func TestFailedSyncFencesTheDir(t *testing.T) {
 
 // TestFullVolumeIsRetriable: ENOSPC leaves the log as it was, and appends go on when there is room.
 func TestFullVolumeIsRetriable(t *testing.T) {
-	full := false
+	var full atomic.Bool
 	fsys := vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
-		if full && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, logSuffix) {
+		if full.Load() && op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, logSuffix) {
 			return &vfs.ShortWrite{N: 17, Err: syscall.ENOSPC}
 		}
 		return nil
@@ -339,14 +339,14 @@ func TestFullVolumeIsRetriable(t *testing.T) {
 	if _, err := l.Append(batch(t, "first"), AppendOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	full = true
+	full.Store(true)
 	if _, err := l.Append(batch(t, "no room"), AppendOptions{}); !errors.Is(err, ErrNoSpace) {
 		t.Fatalf("append on a full volume gave %v", err)
 	}
 	if l.End() != 1 || d.Err() != nil {
 		t.Fatalf("log end %d, dir error %v", l.End(), d.Err())
 	}
-	full = false
+	full.Store(false)
 	a, err := l.Append(batch(t, "second"), AppendOptions{})
 	if err != nil || a.BaseOffset != 1 {
 		t.Fatalf("append after room was made gave %+v, %v", a, err)
