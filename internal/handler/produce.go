@@ -20,6 +20,8 @@ import (
 	"moldau/internal/network"
 	"moldau/internal/partition"
 	"moldau/internal/record"
+	"moldau/internal/storage"
+	"moldau/internal/vfs"
 	"moldau/internal/wire"
 )
 
@@ -141,6 +143,9 @@ func (c *produceCall) Wait(ctx context.Context) network.Reply {
 		}
 		if p.err != nil {
 			failed = true
+			if errors.Is(p.err, storage.ErrNoSpace) && !vfs.IsNoSpace(p.err) {
+				continue // the log dir has told that it leaves the last bytes to others, once
+			}
 			c.rc.table.refused.log(&c.rc, "produce was refused", p.err)
 		}
 	}

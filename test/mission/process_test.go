@@ -52,6 +52,7 @@ type process struct {
 	ctx  context.Context
 	dir  string
 	addr string
+	http string // "off", or where it is
 
 	cmd  *exec.Cmd
 	log  lockedLog
@@ -79,8 +80,14 @@ func (l *lockedLog) String() string {
 // server starts a broker on an empty directory and a free port, and ends it with the test.
 func server(t *testing.T) *process {
 	t.Helper()
+	return serverIn(t, t.TempDir(), "off")
+}
+
+// serverIn is server on a directory, and with HTTP on an address.
+func serverIn(t *testing.T, dir, http string) *process {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	p := &process{t: t, ctx: ctx, dir: t.TempDir(), addr: "127.0.0.1:0"}
+	p := &process{t: t, ctx: ctx, dir: dir, addr: "127.0.0.1:0", http: http}
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.kill()
@@ -97,12 +104,12 @@ func server(t *testing.T) *process {
 // start returns when the broker has said that it is ready.
 func (p *process) start() {
 	p.t.Helper()
-	cmd := exec.CommandContext(p.ctx, moldau, "server", "--data-dir", p.dir, "--listen", p.addr, "--http", "off")
+	cmd := exec.CommandContext(p.ctx, moldau, "server", "--data-dir", p.dir, "--listen", p.addr, "--http", p.http)
 	out, err := cmd.StderrPipe()
 	must(p.t, err)
 	must(p.t, cmd.Start())
 	p.cmd, p.done = cmd, make(chan struct{})
-	ready := make(chan string, 1)
+	ready := make(chan [2]string, 1)
 	go func(done chan struct{}) {
 		defer close(done)
 		defer close(ready)
@@ -113,22 +120,26 @@ func (p *process) start() {
 			var said struct {
 				Msg       string
 				Listeners []string
+				HTTP      string
 			}
 			if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "ready" && len(said.Listeners) > 0 {
-				ready <- strings.TrimPrefix(said.Listeners[0], "PLAINTEXT://")
+				ready <- [2]string{strings.TrimPrefix(said.Listeners[0], "PLAINTEXT://"), strings.TrimPrefix(said.HTTP, "http://")}
 			}
 			if err != nil {
 				return
 			}
 		}
 	}(p.done)
-	addr, ok := <-ready
+	addrs, ok := <-ready
 	if !ok {
 		_ = p.cmd.Wait() // its log says why
 		p.cmd = nil
 		p.t.Fatalf("the broker ended before it was ready:\n%s", p.log.String())
 	}
-	p.addr = addr
+	p.addr = addrs[0]
+	if addrs[1] != "" {
+		p.http = addrs[1]
+	}
 }
 
 // kill ends the process without a warning.
