@@ -331,8 +331,12 @@ func results[R any](ctx context.Context, c *Cluster, n int, name func(int) R, se
 	return got.results
 }
 
-// codeOf is the code that an error of this package carries, a retriable one if none.
+// codeOf is the code that an error of this package carries, a retriable one if none. To try again
+// is in vain after the store has failed: whoever changes a topic is to read why.
 func codeOf(err error) wire.Code {
+	if errors.Is(err, metastore.ErrFailed) {
+		return wire.UnknownServerError
+	}
 	var code wire.Code
 	if errors.As(err, &code) {
 		return code

@@ -142,7 +142,7 @@ func (w *worker) prepare(ctx context.Context) (*metadata.Image, error) {
 			continue
 		}
 		if err != nil {
-			if !sleep(ctx, wait) {
+			if errors.Is(err, metastore.ErrFailed) || !sleep(ctx, wait) {
 				return nil, err
 			}
 			continue
@@ -272,7 +272,7 @@ func (w *worker) resolve(ctx context.Context, head []byte) (resend bool, err err
 	for wait := firstBackoff; ; wait = nextBackoff(wait) {
 		state, err := w.readControl(ctx)
 		if err != nil {
-			if !sleep(ctx, wait) {
+			if errors.Is(err, metastore.ErrFailed) || !sleep(ctx, wait) {
 				return false, fmt.Errorf("%w: %w", errUnknown, err)
 			}
 			continue

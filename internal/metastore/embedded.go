@@ -32,7 +32,7 @@ type EmbeddedOptions struct {
 	Log      *slog.Logger  // warnings and errors of etcd
 	// OnFatal is called once, from a goroutine of etcd's, when the member can no
 	// longer go on (its disk failed or is full). Every later call answers
-	// ErrUnavailable; only a restart of the process brings the store back.
+	// ErrFailed; only a restart of the process brings the store back.
 	OnFatal func(error)
 	// StartTimeout bounds OpenEmbedded, 30 s by default.
 	StartTimeout time.Duration
@@ -217,7 +217,7 @@ func (s *embedded) ready(ctx context.Context) error {
 
 // fail hears from etcd that it cannot go on.
 func (s *embedded) fail(why string) {
-	err := fmt.Errorf("%w: etcd in %q has stopped and needs a restart of the process: %s", ErrUnavailable, s.dir, why)
+	err := fmt.Errorf("%w: etcd in %q has stopped: %s", ErrFailed, s.dir, why)
 	if !s.failure.CompareAndSwap(nil, &err) {
 		return
 	}

@@ -36,6 +36,8 @@ var (
 	ErrClosed = errors.New("metastore is closed")
 	// ErrUnavailable: no quorum, no answer in time, or the store has failed; the outcome is open.
 	ErrUnavailable = errors.New("metastore is unavailable")
+	// ErrFailed is an ErrUnavailable for good: the store cannot go on in this process.
+	ErrFailed = fmt.Errorf("%w until the process is restarted", ErrUnavailable)
 	// ErrCompacted: the revision asked for is gone; take a snapshot and watch from there.
 	ErrCompacted = errors.New("revision has been compacted")
 	// ErrWatchLost: the watch ended for another reason than compaction.
