@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -217,6 +218,47 @@ func TestUnavailableStoreGivesRetriableErrorsInTime(t *testing.T) {
 		}
 	}
 	if _, err := c.NextProducerID(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// failing is a store that is gone for good once it is told so.
+type failing struct {
+	metastore.Store
+	failed atomic.Bool
+}
+
+func (f *failing) Txn(ctx context.Context, conds []metastore.Cond, ops []metastore.Op) (metastore.Result, error) {
+	if f.failed.Load() {
+		return metastore.Result{}, fmt.Errorf("%w: the disk is full", metastore.ErrFailed)
+	}
+	return f.Store.Txn(ctx, conds, ops)
+}
+
+func (f *failing) Snapshot(ctx context.Context, prefix string) ([]metastore.KV, int64, error) {
+	if f.failed.Load() {
+		return nil, 0, fmt.Errorf("%w: the disk is full", metastore.ErrFailed)
+	}
+	return f.Store.Snapshot(ctx, prefix)
+}
+
+// TestFailedStoreIsTold: nobody waits for a store that cannot come back, and who changes topics reads why. A producer that
+// wants an id tries again: the restart is to come.
+func TestFailedStoreIsTold(t *testing.T) {
+	s := &failing{Store: metastore.NewSim().Open()}
+	defer s.Close()
+	o := options(s)
+	o.DecisionTimeout = time.Hour
+	c := open(t, o)
+	s.failed.Store(true)
+	for range 2 {
+		r := c.CreateTopics(t.Context(), []controller.NewTopic{newTopic("a", 1)}, false)
+		if r[0].Code != wire.UnknownServerError || !strings.Contains(r[0].Message, "until the process is restarted: the disk is full") {
+			t.Errorf("%+v", r[0])
+		}
+	}
+	var code wire.Code
+	if _, err := c.NextProducerID(t.Context()); !errors.As(err, &code) || !code.Retriable() {
 		t.Error(err)
 	}
 }

@@ -31,7 +31,7 @@ const (
 	roomFullRetain = 2 * time.Second // how often retention runs while the volume is full
 
 	reserveFile  = "reserve"
-	reserveBytes = 16 << 20 // two segments of the metadata store's log
+	reserveBytes = 32 << 20 // the metadata store's database grows by 16 MiB at a time, its log by 8
 )
 
 // keptFree is how many bytes of a volume producers leave: a hundredth, from 64 MiB to 1 GiB, but at most an eighth of a small one.
@@ -39,8 +39,8 @@ func keptFree(totalBytes int64) int64 {
 	return min(totalBytes/8, max(64<<20, min(totalBytes/100, 1<<30)))
 }
 
-// reserveSize is how large the reserve file is: at most a twelfth of a small volume.
-func reserveSize(totalBytes int64) int64 { return min(totalBytes/12, reserveBytes) }
+// reserveSize is how large the reserve file is: at most a sixth of a small volume.
+func reserveSize(totalBytes int64) int64 { return min(totalBytes/6, reserveBytes) }
 
 // room watches how much is free and decides who may write. Its methods may be called concurrently.
 type room struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -126,11 +127,11 @@ func (l *lockedLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func startInProcess(t *testing.T, fsys vfs.FS, dataDir string) inProcess {
+func startInProcess(t *testing.T, fsys vfs.FS, dataDir, listen string) inProcess {
 	t.Helper()
 	c, _, err := config.Load(config.Sources{
 		Flags: map[string]string{"data-dir": dataDir},
-		Sets:  []string{"node.id=1", "listeners=PLAINTEXT://127.0.0.1:0", "moldau.http.listener=127.0.0.1:0"},
+		Sets:  []string{"node.id=1", "listeners=PLAINTEXT://" + listen, "moldau.http.listener=127.0.0.1:0"},
 	})
 	must(t, err)
 	log := &lockedLog{}
@@ -143,7 +144,7 @@ func memoryVolume(t *testing.T) *volume {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	mem := vfs.NewMemOptions(vfs.MemOptions{TotalBytes: 64 << 20})
 	data := filepath.ToSlash(t.TempDir()) // etcd is really there
-	b := startInProcess(t, mem, data)
+	b := startInProcess(t, mem, data, "127.0.0.1:0")
 	v := &volume{
 		t: t, ctx: ctx, took: map[string]int64{},
 		addr: func() string { return b.Addrs()[0].String() },
@@ -160,7 +161,7 @@ func memoryVolume(t *testing.T) *volume {
 			old := b
 			mem = mem.Clone()
 			_ = old.Abort() // its disk belongs to another by now
-			b = startInProcess(t, mem, data)
+			b = startInProcess(t, mem, data, old.Addrs()[0].String())
 		},
 		log: func() string { return b.log.String() },
 	}
@@ -260,7 +261,7 @@ func (v *volume) produceTo(topic string) *load {
 				}
 			})
 		}
-		_ = c.Flush(ctx) // ended with ctx
+		c.Close() // what is under way is not waited for, nor told later
 	})
 	return l
 }
@@ -285,6 +286,9 @@ func (l *load) end(t *testing.T) {
 // check reads the whole topic: every acknowledged record from the log start on is there, in its place.
 func (v *volume) check(topic string, l *load) {
 	v.t.Helper()
+	l.mu.Lock()
+	acked := maps.Clone(l.acked)
+	l.mu.Unlock()
 	adm := kadm.NewClient(v.client())
 	starts, err := adm.ListStartOffsets(v.ctx, topic)
 	must(v.t, err)
@@ -309,9 +313,7 @@ func (v *volume) check(topic string, l *load) {
 			next = r.Offset + 1
 		})
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for at, want := range l.acked {
+	for at, want := range acked {
 		if at >= start.Offset && got[at] != want {
 			v.t.Errorf("offset %d was acknowledged for %.10q and holds %.10q", at, want, got[at])
 		}
@@ -399,6 +401,8 @@ func fullDisk(t *testing.T, v *volume) {
 	v.fill() // now there is the reserve to live on
 	eventually(t, v.ctx, "the reserve is given up", given)
 	v.worksWhileFull("full", l, 2)
+	v.restart()
+	v.worksWhileFull("full", l, 3)
 	end, err := adm.ListEndOffsets(v.ctx, "full")
 	must(t, err)
 	at, _ := end.Lookup("full", 0)
@@ -438,7 +442,7 @@ func TestDiskFails(t *testing.T) {
 			return syscall.EIO
 		}
 		return nil
-	}), dir)
+	}), dir, "127.0.0.1:0")
 	addr := b.Addrs()[0].String()
 	v := &volume{t: t, ctx: ctx, addr: func() string { return addr }}
 	adm := kadm.NewClient(v.client())
@@ -464,7 +468,7 @@ func TestDiskFails(t *testing.T) {
 		t.Errorf("produce after the disk came back: %v", err)
 	}
 	must(t, b.Close(ctx))
-	b = startInProcess(t, vfs.OS(), dir)
+	b = startInProcess(t, vfs.OS(), dir, "127.0.0.1:0")
 	addr = b.Addrs()[0].String()
 	v.check("t", l)
 	c = v.client(kgo.DefaultProduceTopic("t"))
