@@ -69,10 +69,16 @@ func (b *Broker) serveReady(w http.ResponseWriter, _ *http.Request) {
 		Reasons  []string `json:"reasons,omitempty"`
 		Warnings []string `json:"warnings,omitempty"`
 		Offline  []string `json:"offlinePartitions,omitempty"`
+		Damaged  []string `json:"damagedOnDisk,omitempty"` // a warning: everything else is served
 	}{Reasons: b.unready(), Warnings: b.warnings()}
 	for _, p := range b.partitions.Partitions() {
 		if err := p.Err(); err != nil && len(state.Offline) < 100 {
 			state.Offline = append(state.Offline, err.Error())
+		}
+		for _, d := range p.Damage() {
+			if len(state.Damaged) < 100 {
+				state.Damaged = append(state.Damaged, d.String())
+			}
 		}
 	}
 	state.Ready = len(state.Reasons) == 0
@@ -140,6 +146,12 @@ var (
 	compactSecDesc = prometheus.NewDesc("moldau_compaction_seconds_total", "Time spent in compaction.", nil, nil)
 	dirtyDesc      = prometheus.NewDesc("moldau_compaction_dirty_ratio_max", "Largest share of bytes never compacted of a log that is to be compacted.", nil, nil)
 	uncleanDesc    = prometheus.NewDesc("moldau_uncleanable_partitions", "Partitions whose compaction failed; they are left alone until a restart.", nil, nil)
+	damagedDesc    = prometheus.NewDesc("moldau_log_damaged_segments", "Segments of a partition with damage on the disk; their damaged records cannot be read.", []string{"topic", "partition"}, nil)
+	scrubByDesc    = prometheus.NewDesc("moldau_scrub_bytes_total", "Bytes of closed segments that the scrub has read.", nil, nil)
+	scrubSegDesc   = prometheus.NewDesc("moldau_scrub_segments_total", "Closed segments that the scrub has checked.", nil, nil)
+	scrubDesc      = prometheus.NewDesc("moldau_scrub_passes_total", "Passes of the scrub over all logs that have ended.", nil, nil)
+	scrubIndexDesc = prometheus.NewDesc("moldau_scrub_mended_indexes_total", "Indexes that did not fit their segment and were made anew.", nil, nil)
+	scrubAtDesc    = prometheus.NewDesc("moldau_scrub_progress_ratio", "Share of the bytes that the pass under way has behind it; 1 between passes.", nil, nil)
 	readyDesc      = prometheus.NewDesc("moldau_ready", "1 when the broker serves.", nil, nil)
 	imageDesc      = prometheus.NewDesc("moldau_metadata_sequence", "Sequence number of the metadata image.", nil, nil)
 )
@@ -148,7 +160,8 @@ var (
 func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{partitionsDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
 		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc,
-		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, storeDesc} {
+		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, storeDesc,
+		damagedDesc, scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc} {
 		out <- d
 	}
 }
@@ -172,6 +185,7 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		gauge(logEndDesc, float64(p.LogEnd()), tp.Topic, index)
 		gauge(logStartDesc, float64(p.LogStart()), tp.Topic, index)
 		gauge(hwDesc, float64(p.HighWatermark()), tp.Topic, index)
+		gauge(damagedDesc, float64(p.DamagedSegments()), tp.Topic, index)
 	}
 	gauge(partitionsDesc, float64(online), "online")
 	gauge(partitionsDesc, float64(offline), "offline")
@@ -182,6 +196,7 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 	b.collectDisk(out)
 	b.collectCleaning(out)
+	b.collectScrub(out)
 	gauge(durableDesc, float64(b.o.Config.Int("log.flush.interval.messages")))
 	gauge(readyDesc, truth(len(b.unready()) == 0))
 	gauge(imageDesc, float64(b.cluster.Image().Seq()))
@@ -221,6 +236,15 @@ func (b *Broker) collectCleaning(out chan<- prometheus.Metric) {
 	count(compactSecDesc, s.CompactionTime.Seconds())
 	out <- prometheus.MustNewConstMetric(dirtyDesc, prometheus.GaugeValue, s.MaxDirtyRatio)
 	out <- prometheus.MustNewConstMetric(uncleanDesc, prometheus.GaugeValue, float64(s.UncleanableLogs))
+}
+
+// collectScrub reports how far the search for damage has come.
+func (b *Broker) collectScrub(out chan<- prometheus.Metric) {
+	s := b.dir.ScrubStats()
+	for d, v := range map[*prometheus.Desc]int64{scrubByDesc: s.ReadBytes, scrubSegDesc: s.Segments, scrubDesc: s.Passes, scrubIndexDesc: s.Indexes} {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	out <- prometheus.MustNewConstMetric(scrubAtDesc, prometheus.GaugeValue, s.Progress)
 }
 
 func truth(v bool) float64 {

@@ -230,6 +230,8 @@ func (d *dumper) manifest(f *os.File, size int64) error {
 			fields = append(fields, field{"logStart", r.LogStart})
 		case "cleaned":
 			fields = append(fields, field{"cleanedTo", r.Dirty}, field{"gapsBelow", r.Gaps})
+		case "damaged":
+			fields = append(fields, field{"damagedRanges", int64(r.Damaged)})
 		}
 		output = d.emit(r.Kind, at, fields...)
 		return output

@@ -22,6 +22,7 @@ var codes = []struct {
 	{coordinator.ErrLoading, wire.CoordinatorLoadInProgress},
 	{coordinator.ErrClosed, wire.CoordinatorNotAvailable},
 
+	{storage.ErrDamaged, wire.CorruptMessage}, // KAFKA_STORAGE_ERROR would have consumers try for ever, and say nothing
 	{partition.ErrUnknown, wire.UnknownTopicOrPartition},
 	{partition.ErrUnknownID, wire.UnknownTopicID},
 	{partition.ErrNotLeader, wire.NotLeaderOrFollower},

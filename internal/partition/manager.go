@@ -98,7 +98,7 @@ func (m *Manager) Apply(im *metadata.Image) {
 	_ = opens.Wait() // the functions report by themselves
 }
 
-// clean has the log dir cleaned as the configuration says.
+// clean has the log dir cleaned and scrubbed as the configuration says.
 func (m *Manager) clean(c *config.Broker) {
 	m.o.Dir.Clean(storage.Cleaning{
 		RetentionCheck: c.Millis("log.retention.check.interval.ms"),
@@ -110,6 +110,7 @@ func (m *Manager) clean(c *config.Broker) {
 		LoadFactor:     c.Double("log.cleaner.io.buffer.load.factor"),
 		BytesPerSecond: c.Double("log.cleaner.io.max.bytes.per.second"),
 	})
+	m.o.Dir.Scrub(c.Int("moldau.log.scrub.bytes.per.second"))
 }
 
 func (m *Manager) entry(t *metadata.Topic) *topicEntry {

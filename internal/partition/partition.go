@@ -460,3 +460,19 @@ func (p *Partition) SizeBytes() int64 {
 	}
 	return p.log.SizeBytes()
 }
+
+// Damage lists what is known to be damaged on the disk; its records cannot be read.
+func (p *Partition) Damage() []storage.Damage {
+	if p.log == nil {
+		return nil
+	}
+	return p.log.Damage()
+}
+
+// DamagedSegments is the number of segments with damage.
+func (p *Partition) DamagedSegments() int {
+	if p.log == nil {
+		return 0
+	}
+	return p.log.DamagedSegments()
+}

@@ -28,6 +28,8 @@ const (
 	HeaderSize = 61
 	// LogOverhead is the number of bytes that the length field does not count: base offset and length.
 	LogOverhead = 12
+	// CRCStart is where the bytes begin that a batch's CRC covers.
+	CRCStart = posAttributes
 	// magicV2 is the only format version that is written since Kafka 4.0.
 	magicV2 = 2
 )

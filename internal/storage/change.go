@@ -41,6 +41,9 @@ func (l *Log) cut(offset int64) error {
 		return nil
 	}
 	offset = max(offset, v.logStart)
+	if err := l.refuseDamaged(v, offset); err != nil {
+		return err // what is derived from the batches would be made anew from them, and would end at the damage
+	}
 	if c := l.mu.cleaned; offset < c.gaps {
 		// What comes to stand behind the cut has no gaps.
 		c = cleaned{min(c.dirty, offset), offset + 1}

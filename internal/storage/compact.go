@@ -73,6 +73,9 @@ func (l *Log) compactable(nowMs int64) (compactable, error) {
 			c.cleanBytes += s.size.Load()
 		}
 	}
+	if c.dirtyBytes > 0 {
+		return c, l.refuseDamaged(c.view, c.end)
+	}
 	return c, nil
 }
 
@@ -335,6 +338,7 @@ func (p *compaction) eachBatch(s *segment, f func(b record.Batch, last bool) err
 		return err
 	}
 	defer s.unpin()
+	next, limit := s.base, p.next(s)
 	for sc := (scanner{file: file, end: s.size.Load()}); ; {
 		if err := p.check(); err != nil {
 			return err
@@ -350,9 +354,14 @@ func (p *compaction) eachBatch(s *segment, f func(b record.Batch, last bool) err
 		if err == nil {
 			err = b.CheckCRC()
 		}
+		// No CRC covers the offset. A wrong one would become what the new segment says.
+		if err == nil && (b.BaseOffset() < next || b.LastOffset() < b.BaseOffset() || b.LastOffset() >= limit) { // protection: order in compaction
+			err = fmt.Errorf("offsets %d to %d after %d, the next segment begins at %d: %w", b.BaseOffset(), b.LastOffset(), next, limit, errSequence)
+		}
 		if err != nil {
 			return &CorruptionError{s.path(logSuffix), sc.pos, err}
 		}
+		next = b.NextOffset()
 		size := int64(b.Size())
 		p.stats.readBytes += size
 		p.pace.pay(size)

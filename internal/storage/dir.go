@@ -76,6 +76,7 @@ type Dir struct {
 	cleaner     *cleaner
 	room        *room
 	stalls      *stalls
+	scrubber    *scrubber
 	pool        *descriptors
 	indexes     *indexCache
 	buffers     buffers
@@ -110,7 +111,7 @@ func OpenDir(o Options) (*Dir, error) {
 	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
 	d.room, d.stalls = newRoom(d, o.Reserve), newStalls(d, watch)
 	d.flusher = newFlusher(o.FlushWorkers)
-	d.housekeeper, d.cleaner = newHousekeeper(d), newCleaner(d)
+	d.housekeeper, d.cleaner, d.scrubber = newHousekeeper(d), newCleaner(d), newScrubber(d)
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.buffers.poison = o.PoisonBuffers
@@ -359,6 +360,7 @@ func (d *Dir) Close() error {
 	}
 	d.wg.Wait()
 	d.cleaner.close()
+	d.scrubber.close()
 	d.housekeeper.close()
 	var errs []error
 	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}

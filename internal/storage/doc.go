@@ -31,6 +31,8 @@
 //	S13 A compacted log reads as the same map of last committed values: records keep offset, time and
 //	    bytes; the last record of each key, everything from the last stable offset on, the marker of
 //	    every transaction of which something is left, and the last batch of each live producer stay.
+//	S14 Bytes that are known to be damaged are not served as good ones, and are not hidden: neither compaction nor truncation
+//	    reads past them, what is before and behind them is served, and a restart knows of them (see damage.go).
 //
 // # Files
 //
@@ -43,7 +45,8 @@
 // # Concurrency
 //
 // Retention and compaction have one goroutine each per log dir (housekeeper, cleaner). They
-// take nothing from the log but by replacing its immutable list of segments.
+// take nothing from the log but by replacing its immutable list of segments. A third one (scrubber)
+// reads the closed segments and takes nothing at all.
 //
 // One mutex per Log orders appends, rolls and truncation. Readers take no lock that
 // an append holds over I/O: they read an immutable list of segments and atomic marks.

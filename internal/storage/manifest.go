@@ -22,7 +22,8 @@ import (
 // state of leader epochs and producers there; written only after those syncs, so a
 // point is never wrong. kind 3, gone: the partition was deleted. kind 4, start: the log
 // start offset, synced before anybody sees it (S12). kind 5, cleaned: how far compaction
-// has come, and below which offset it may have left gaps; synced before the first of them.
+// has come, and below which offset it may have left gaps; synced before the first of them. kind
+// 6, damaged: all ranges of the partition's files that were found damaged.
 // The last record of a kind counts. A torn tail ends the file; it is rewritten by
 // writeAtomic when it has grown to several times of what is alive.
 const (
@@ -32,6 +33,7 @@ const (
 	kindGone     = 3
 	kindStart    = 4
 	kindCleaned  = 5
+	kindDamaged  = 6
 
 	manifestFrameBytes = 8
 	manifestSlackBytes = 1 << 20
@@ -75,6 +77,7 @@ type manifestEntry struct {
 	point   *point
 	start   int64 // log start offset, also where the point has an older one
 	cleaned cleaned
+	damaged []savedDamage
 }
 
 // manifest owns the file. Safe for concurrent use.
@@ -128,7 +131,7 @@ func eachFrame(data []byte, f func(pos int64, body []byte) error) (end int64, er
 
 // ManifestRecord is one record of a manifest for people to look at.
 type ManifestRecord struct {
-	Kind      string // present, point, gone, start or cleaned
+	Kind      string // present, point, gone, start, cleaned or damaged
 	Partition TopicPartition
 	TopicID   wire.UUID
 	LogStart  int64 // of a point and a start
@@ -138,12 +141,13 @@ type ManifestRecord struct {
 	Epochs                    []EpochEntry
 	// Of a cleaned: Kafka's cleaner offset, and below which offset there may be gaps.
 	Dirty, Gaps int64
+	Damaged     int // of a damaged: the number of ranges
 }
 
 // EachManifestRecord calls f with every record of a manifest and its position; end is where the first one that is torn or
 // damaged begins, or the size of data.
 func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) (end int64, err error) {
-	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned"}
+	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned", kindDamaged: "damaged"}
 	return eachFrame(data, func(pos int64, body []byte) error {
 		one := manifest{}
 		one.mu.entries = map[partitionKey]*manifestEntry{}
@@ -156,7 +160,7 @@ func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) 
 		r.Partition.Partition = int32(head.varint())
 		r.Partition.Topic = string(head.bytes(int(head.uvarint())))
 		for _, e := range one.mu.entries {
-			r.LogStart, r.Dirty, r.Gaps = e.start, e.cleaned.dirty, e.cleaned.gaps
+			r.LogStart, r.Dirty, r.Gaps, r.Damaged = e.start, e.cleaned.dirty, e.cleaned.gaps, len(e.damaged)
 			if pt := e.point; pt != nil {
 				r.Offset, r.Segment, r.Position, r.Epochs = pt.offset, pt.segment, pt.pos, pt.epochs
 				r.Producers = len(decodeProducers(&reader{p: pt.producers}).byID)
@@ -202,6 +206,8 @@ func (m *manifest) apply(body []byte) error {
 		e.start = r.varint()
 	case kindCleaned:
 		e.cleaned = cleaned{r.varint(), r.varint()}
+	case kindDamaged:
+		e.damaged = decodeDamage(r)
 	case kindGone:
 		delete(m.mu.entries, key)
 	default:
@@ -279,6 +285,9 @@ func (m *manifest) rewriteLocked() error {
 		}
 		if e.cleaned != (cleaned{}) {
 			data = append(data, manifestRecord(kindCleaned, k, e.tp, e.cleaned.encode())...)
+		}
+		if len(e.damaged) > 0 {
+			data = append(data, manifestRecord(kindDamaged, k, e.tp, encodeDamage(e.damaged))...)
 		}
 	}
 	if err := writeAtomic(m.fs, m.dir, manifestFile, data); err != nil {

@@ -96,6 +96,10 @@ func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes
 		return Plan{}, nil // nothing of this segment is at or behind from
 	}
 	if err != nil {
+		if isContent(err) && !seg.retired() {
+			l.dir.scrubber.suspect(l, seg)
+			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
 		return Plan{}, &CorruptionError{seg.path(logSuffix), at, err}
 	}
 	return plan, nil
@@ -146,6 +150,9 @@ func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64
 		}
 	}
 	from = max(from, seg.base)
+	if stop, err = seg.undamaged(from, stop); err != nil { // protection: damage is not served
+		return stop, stop, false, err
+	}
 	if pos, exact = l.places.find(v, seg, from); exact {
 		return pos, stop, true, nil
 	}
@@ -157,6 +164,9 @@ func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64
 func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) (int64, error) {
 	if safe := l.safe.Load(); safe.offset == limit && safe.seg == seg {
 		return safe.pos, nil // the common case: the high watermark is what was flushed
+	}
+	if pos, err := seg.undamaged(limit, size); err != nil {
+		return pos, nil // limit is in damage, where whole batches end
 	}
 	if pos, ok := l.places.find(v, seg, limit); ok {
 		return pos, nil
@@ -175,7 +185,7 @@ func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) 
 // positionFor returns a byte position at or before the batch that holds offset.
 func (s *segment) positionFor(offset int64) (pos int64, err error) {
 	err = s.withIndex(func(x *sparse, _ int64) { pos = x.positionFor(uint32(offset - s.base)) })
-	return pos, err
+	return s.behindDamage(pos, offset), err
 }
 
 // withIndex calls f with the sparse index and the largest timestamp of the segment
@@ -277,6 +287,10 @@ func (s *segment) indexInto(shadow *segment, end, intervalBytes int64) error {
 	}
 	defer s.unpin()
 	for sc := (scanner{file: file, end: end}); ; {
+		if d := s.damageAt(sc.pos); d != nil && d.End > sc.pos {
+			sc.pos = d.End
+			continue
+		}
 		h, err := sc.header()
 		if errors.Is(err, io.EOF) {
 			return nil
@@ -404,6 +418,9 @@ func (l *Log) scanForTime(seg *segment, end *mark, pos int64, wanted func(record
 	maxInflated := l.Config().MaxInflatedBytes
 	errFound := errors.New("found")
 	for sc := (scanner{file: file, pos: pos, end: stop}); ; {
+		if d := seg.damageAt(sc.pos); d != nil {
+			return found, false, &CorruptionError{seg.path(logSuffix), d.Pos, d.refusal()} // the record may be there
+		}
 		h, err := sc.header()
 		if errors.Is(err, io.EOF) {
 			return found, false, nil

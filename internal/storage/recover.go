@@ -55,6 +55,9 @@ func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flush
 				return nil, fmt.Errorf("open %v: %w", tp, err)
 			}
 		}
+		if entry != nil {
+			l.recallDamage(entry.damaged)
+		}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

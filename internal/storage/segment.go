@@ -42,6 +42,8 @@ type segment struct {
 	size       atomic.Int64 // bytes of whole batches; only grows, except in Log.Truncate
 	appendedMs atomic.Int64 // when the last batch came
 
+	damaged atomic.Pointer[damages] // what was found, see damage.go; nil: nothing
+
 	desc struct {
 		sync.Mutex // guards the descriptor; held while opening it
 		file       vfs.File

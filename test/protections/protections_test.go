@@ -111,6 +111,12 @@ var protections = []protection{
 		"return b.LastOffset() == e.offset || b.LastOffset() == e.committed // protection: last batch of a producer", "return false", "./internal/storage", "TestCompactionOfTransactions"},
 	{"gaps are recorded before they are made", "internal/storage/compact.go",
 		"if err := l.dir.manifest.add(kindCleaned, l.key(), l.tp, c.encode(), true); err != nil { // protection: gaps", "if err := error(nil); err != nil {", "./internal/storage", "TestGapsAreNoLosses"},
+	{"scrub: damage is made known", "internal/storage/scrub.go",
+		"if err := l.setDamage(seg, confirmed); err != nil { // protection: damage is made known", "if err := l.setDamage(seg, nil); err != nil {", "./internal/storage", "TestScrub"},
+	{"scrub: damage is not served", "internal/storage/read.go",
+		"if stop, err = seg.undamaged(from, stop); err != nil { // protection: damage is not served", "if false {", "./internal/storage", "TestScrub"},
+	{"scrub: order in compaction", "internal/storage/compact.go",
+		"if err == nil && (b.BaseOffset() < next || b.LastOffset() < b.BaseOffset() || b.LastOffset() >= limit) { // protection: order in compaction", "if _, _ = next, limit; false {", "./internal/storage", "TestCompactionRefusesWrongOffsets"},
 }
 
 func TestProtections(t *testing.T) {
