@@ -123,7 +123,7 @@ func (l *Log) setDamage(s *segment, found damages) error {
 			continue
 		}
 		l.dir.log.Error("damage on the disk: records cannot be read any more. Readers of these offsets get CORRUPT_MESSAGE, all others are served; nothing was deleted. "+
-			"Stop the broker and bring back an undamaged copy of the file, or let consumers go on at nextGoodOffset; moldau log check lists all damage",
+			"Stop the broker and bring back an undamaged copy of the file, or let consumers go on at nextGoodOffset",
 			"partition", l.tp.String(), "file", d.File, "pos", d.Pos, "endPos", d.End, "offset", d.First, "nextGoodOffset", d.Next, "reason", d.Err.Error())
 	}
 	if len(found) < len(old) {

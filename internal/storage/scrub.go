@@ -303,13 +303,13 @@ func (s *scrubber) pay(n int64) error {
 	s.mu.stats.ReadBytes += n
 	s.mu.Unlock()
 	for owed := float64(n); owed > 0; {
-		rate := s.rate()
+		rate := float64(s.rate())
 		if rate <= 0 {
 			return errInterrupted
 		}
-		wait := min(time.Duration(owed/float64(rate)*float64(time.Second)), time.Second) // the rate may change
-		owed -= max(wait.Seconds()*float64(rate), 1)
-		timer := time.NewTimer(wait)
+		step := min(owed, rate) // at most a second, for the rate may change
+		owed -= step
+		timer := time.NewTimer(time.Duration(step / rate * float64(time.Second)))
 		select {
 		case <-s.stop:
 			timer.Stop()
