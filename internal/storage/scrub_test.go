@@ -22,7 +22,6 @@ type placed struct {
 	pos, end  int64
 	base, to  int64 // offsets
 	bytes     record.Batch
-	canShift  bool // an offset of it may be missing before or behind it
 	prev, nxt int64
 }
 
