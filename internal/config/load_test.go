@@ -207,7 +207,7 @@ func TestErrorsNameKeyValueAndWhatToDo(t *testing.T) {
 		{file("log.cleaner.min.compaction.lag.ms=5", "log.cleaner.max.compaction.lag.ms=4"), "min.compaction.lag.ms (5) > max.compaction.lag.ms (4)"},
 		{file("max.connections.per.ip=0"), "can be set to zero only if"},
 		{file("max.connections.per.ip.overrides=host"), "in the form host:count"},
-		{file("moldau.metastore.election.ms=100"), "at least five times moldau.metastore.tick.ms=50"},
+		{file("moldau.metastore.election.ms=100"), "at least five times moldau.metastore.tick.ms=30"},
 		// Listeners.
 		{file("listeners=EXTERNAL://:9092"), "add EXTERNAL:PLAINTEXT to listener.security.protocol.map"},
 		{file("listeners=PLAINTEXT://:9092,B://:9092", "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,B:PLAINTEXT"), "share port 9092"},

@@ -27,8 +27,8 @@ import (
 // EmbeddedOptions are the settings of an etcd member inside this process.
 type EmbeddedOptions struct {
 	Dir      string        // owned by the store; made if absent
-	Tick     time.Duration // raft's clock, 50 ms by default
-	Election time.Duration // at least five ticks, 250 ms by default
+	Tick     time.Duration // raft's clock, 30 ms by default
+	Election time.Duration // at least five ticks, 230 ms by default
 	Log      *slog.Logger  // warnings and errors of etcd
 	// OnFatal is called once, from a goroutine of etcd's, when the member can no
 	// longer go on (its disk failed or is full). Every later call answers
@@ -114,7 +114,7 @@ func OpenEmbedded(o EmbeddedOptions) (Store, error) {
 
 func (o EmbeddedOptions) withDefaults() EmbeddedOptions {
 	if o.Tick <= 0 {
-		o.Tick = 50 * time.Millisecond
+		o.Tick = 30 * time.Millisecond
 	}
 	if o.Election <= 0 {
 		o.Election = 5 * o.Tick
