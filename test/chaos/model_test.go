@@ -25,8 +25,9 @@ type topic struct {
 	id         kadm.TopicID
 	partitions int32
 	configs    map[string]string // acknowledged
-	// unsure is a configuration whose change is under way: either value is right.
-	unsure map[string]string
+	// tried are the values of each configuration whose change was begun, in order. The last may be under way: then the
+	// one before is right too.
+	tried map[string][]string
 }
 
 // stored is a record as it was read.
@@ -97,7 +98,7 @@ func (m *model) list() (out []topic) {
 	defer m.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(m.topics)) {
 		t := *m.topics[name]
-		t.configs, t.unsure = maps.Clone(t.configs), maps.Clone(t.unsure)
+		t.configs, t.tried = maps.Clone(t.configs), maps.Clone(t.tried)
 		out = append(out, t)
 	}
 	return out
