@@ -126,6 +126,7 @@ func TestProtections(t *testing.T) {
 	}
 	for _, p := range protections {
 		t.Run(strings.ReplaceAll(p.name, " ", "-"), func(t *testing.T) {
+			t.Parallel()
 			out, err := runWithout(t, root, p)
 			if err == nil {
 				t.Fatalf("%s passes without the protection %q (%s)", p.guard, p.name, p.file)
