@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"moldau/internal/coordinator"
+	"moldau/internal/coordinator/group"
 	"moldau/internal/partition"
 	"moldau/internal/record"
 	"moldau/internal/storage"
@@ -79,18 +80,7 @@ func codeOf(err error) wire.Code {
 
 // groupCode is the code of an error at a coordinator: those of its partition become ones that make a client
 // look for the coordinator again.
-func groupCode(err error) wire.Code {
-	switch code := codeOf(err); code {
-	case wire.UnknownTopicOrPartition, wire.NotEnoughReplicas, wire.RequestTimedOut:
-		return wire.CoordinatorNotAvailable
-	case wire.NotLeaderOrFollower, wire.KafkaStorageError:
-		return wire.NotCoordinator
-	case wire.MessageTooLarge, wire.RecordListTooLarge:
-		return wire.UnknownServerError
-	default:
-		return code
-	}
-}
+func groupCode(err error) wire.Code { return group.CodeFor(codeOf(err)) }
 
 // apiError is an error of a request that a handler has found, or that another package has said the
 // reason of: a code, and a message for people.

@@ -73,9 +73,9 @@ func (s *Shard) ListGroups(now shard.Time, t shard.Ticket, req *kmsg.ListGroupsR
 	return s.end()
 }
 
-// groupError is what clients of groups are told when the log refuses a record: what makes them find the
+// CodeFor is what clients of groups are told when the log refuses a record: what makes them find the
 // coordinator again, where that helps.
-func groupError(why wire.Code) wire.Code {
+func CodeFor(why wire.Code) wire.Code {
 	switch why {
 	case wire.UnknownTopicOrPartition, wire.NotEnoughReplicas, wire.NotEnoughReplicasAfterAppend, wire.RequestTimedOut:
 		return wire.CoordinatorNotAvailable
@@ -89,7 +89,7 @@ func groupError(why wire.Code) wire.Code {
 
 // failure turns an answer into what is said when its records were not written.
 func failure(response any, why wire.Code) any {
-	code := int16(groupError(why))
+	code := int16(CodeFor(why))
 	switch r := response.(type) {
 	case *kmsg.JoinGroupResponse:
 		x := joinError("", wire.Code(code))

@@ -196,7 +196,7 @@ func (s *Shard) deletePortion(x *sweep) (done bool) {
 			if n++; n > portionRecords {
 				s.assumed = append(s.assumed, func() {
 					s.sweeps.queue = slices.DeleteFunc(s.sweeps.queue, func(y *sweep) bool { return y == x })
-					s.answerDelete(x, groupError(s.failure))
+					s.answerDelete(x, CodeFor(s.failure))
 				})
 				return false
 			}
