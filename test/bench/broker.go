@@ -63,21 +63,21 @@ func kafkaLauncher(root string) string {
 	return filepath.Join(root, "test", "clients", "kafka", "kafka")
 }
 
-// Kafka's launcher puts the controller this far below the broker's port, when that is in this range.
+// The ports lie below those that the kernel gives to outgoing connections, so that none of them takes one before the broker does or
+// while it is down. Kafka's launcher puts the controller on the next port.
 const (
-	lowestPort     = 40001
-	highestPort    = 52000
-	controllerPort = -20000
+	lowestPort  = 12000
+	highestPort = 32000
 )
 
 // freeAddress is one where a broker can listen, and Kafka's controller too.
 func freeAddress() (string, error) {
 	var err error
 	for range 100 {
-		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		port := lowestPort + 2*rand.IntN((highestPort-lowestPort)/2)
 		var l [2]net.Listener
-		for i, p := range []int{port, port + controllerPort} {
-			if l[i], err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p)); err != nil {
+		for i := range l {
+			if l[i], err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port+i)); err != nil {
 				break
 			}
 			defer l[i].Close()
