@@ -17,6 +17,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
+
+	"moldau/internal/storage"
 )
 
 func newLogDump(c *command) *cobra.Command {
@@ -26,7 +28,7 @@ func newLogDump(c *command) *cobra.Command {
 		Long: "Print what is in the files of a log directory, and check them. Nothing is written.\n\n" +
 			"It knows segments (.log, .index, .timeindex, .txnindex), producer snapshots (.snapshot),\n" +
 			"leader-epoch-checkpoint, partition.metadata, meta.properties, the *-checkpoint files and\n" +
-			"the manifest of the metadata directory.\n" +
+			"the manifest of the metadata directory, and the journal of a log dir (moldau-journal-N).\n" +
 			"Of a directory it takes all such files below it. Indexes are compared with the .log beside them.\n" +
 			"What is wrong is a line that begins with PROBLEM, and the exit code is then 1.\n" +
 			"With -o json every line is one JSON object.",
@@ -81,6 +83,9 @@ var dumpers = []struct {
 func dumperOf(name string) func(*dumper, *os.File, int64) error {
 	for _, suffix := range []string{".deleted", ".cleaned", ".swap"} { // as Kafka renames segments
 		name = strings.TrimSuffix(name, suffix)
+	}
+	if strings.HasPrefix(name, storage.JournalName) {
+		return (*dumper).journal
 	}
 	for _, d := range dumpers {
 		if strings.HasSuffix(name, d.suffix) {

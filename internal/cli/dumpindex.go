@@ -232,6 +232,8 @@ func (d *dumper) manifest(f *os.File, size int64) error {
 			fields = append(fields, field{"cleanedTo", r.Dirty}, field{"gapsBelow", r.Gaps})
 		case "damaged":
 			fields = append(fields, field{"damagedRanges", int64(r.Damaged)})
+		case "cut":
+			fields = append(fields, field{"journalSequence", r.Cut})
 		}
 		output = d.emit(r.Kind, at, fields...)
 		return output
@@ -245,6 +247,26 @@ func (d *dumper) manifest(f *os.File, size int64) error {
 		return d.problem(end, "the last %s are no whole record: a write that a crash cut off, which the next start removes", plural(size-end, "byte"))
 	}
 	return nil
+}
+
+// journal prints a file of the journal: which ends of which logs stand in it.
+func (d *dumper) journal(f *os.File, size int64) error {
+	end, err := storage.EachJournalGroup(f, size, func(g storage.JournalGroup) error {
+		if err := d.emit("group", g.Position, field{"sequence", g.Sequence}, field{"pass", fmt.Sprintf("%016x", g.Pass)}, field{"bytes", g.Bytes}, field{"tails", int64(len(g.Tails))}); err != nil {
+			return err
+		}
+		for _, t := range g.Tails {
+			if err := d.emit("tail", t.At, field{"topicId", t.TopicID.String()}, field{"partition", t.Partition}, field{"segment", t.Segment},
+				field{"segmentPosition", t.Position}, field{"bytes", t.Bytes}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return d.emit("end", end.Position)
 }
 
 // producerSnapshot prints a .snapshot file: the state of all idempotent producers at an offset.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"moldau/internal/record"
 	"moldau/internal/storage"
@@ -64,5 +65,44 @@ func TestDumpManifest(t *testing.T) {
 	}
 	if code, out, _ := run(t, "log", "dump", name); code != 1 || !strings.Contains(out, "PROBLEM the last 6 bytes are no whole record") {
 		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// TestDumpJournal prints the groups of a journal and the tails in them.
+func TestDumpJournal(t *testing.T) {
+	root := filepath.ToSlash(t.TempDir())
+	d, err := storage.OpenDir(storage.Options{FS: vfs.OS(), Path: root + "/log", MetaDir: root + "/meta", JournalBytes: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := storage.LogConfig{SegmentBytes: 1 << 20, IndexIntervalBytes: 4096, FlushMessages: 1, MaxInflatedBytes: 1 << 20}
+	l, err := d.OpenLog(storage.TopicPartition{Topic: "orders", Partition: 3}, wire.UUID{1}, cfg, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := regexp.MustCompile(`group sequence=1 pass=[0-9a-f]{16} bytes=4096 tails=1\n.*tail topicId=AQAAAAAAAAAAAAAAAAAAAA partition=3 segment=0 segmentPosition=\d+ bytes=\d+\n(?s:.*)end\n$`)
+	for name, out := root+"/log/"+storage.JournalName+"0", ""; !want.MatchString(out); {
+		b := record.NewBuilder(record.None)
+		b.Add(1, nil, []byte("v"))
+		batch, err := b.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Append(batch, storage.AppendOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for l.Flushed() < l.End() {
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := os.Stat(name); err != nil {
+			continue // made in the background, once there is demand
+		}
+		var code int
+		if code, out, _ = run(t, "log", "dump", name); code != 0 {
+			t.Fatalf("exit %d: %s", code, out)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -99,7 +99,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	}
 	// What stays counts as flushed afterwards, so it has to be; a point names only files that
 	// are there for good.
-	for _, s := range v.segments[:i] {
+	for _, s := range v.segments[:i+1] { // protection: sync before the cut
 		if s.dirty {
 			if err := s.sync(); err != nil {
 				return err
@@ -108,6 +108,11 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 	}
 	if err := l.dir.fs.SyncDir(l.path); err != nil {
 		return err
+	}
+	if seq := l.dir.journal.last.Load(); seq > 0 { // no tail of this log is under way: l.syncing is held
+		if err := l.dir.manifest.add(kindCut, l.key(), l.tp, varints(seq), true); err != nil {
+			return err
+		}
 	}
 	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
 		return err

@@ -31,6 +31,7 @@ type Options struct {
 	UnflushedBytes   int64         // appended without a flush policy, in all logs, before a point is made for their sake; 256 MiB
 	ProducerIDExpiry time.Duration // producer.id.expiration.ms; 24 h
 	PoisonBuffers    bool          // overwrite read buffers when they are released: for tests, to find a use after that
+	JournalBytes     int64         // of each file of the journal; 0: by the size of the volume, negative: no journal
 	Reserve          bool          // keep a file in MetaDir whose room is given up for what else is there, see room.go
 }
 
@@ -71,6 +72,7 @@ type Dir struct {
 	identity Identity // zero until it is known
 	manifest *manifest
 	flusher  *flusher
+	journal  *journal
 
 	housekeeper *housekeeper
 	cleaner     *cleaner
@@ -110,7 +112,8 @@ func OpenDir(o Options) (*Dir, error) {
 	watch := vfs.NewWatch(o.FS)
 	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
 	d.room, d.stalls = newRoom(d, o.Reserve), newStalls(d, watch)
-	d.flusher = newFlusher(o.FlushWorkers)
+	d.journal = newJournal(d, o.JournalBytes)
+	d.flusher = newFlusher(o.FlushWorkers, d.journal)
 	d.housekeeper, d.cleaner, d.scrubber = newHousekeeper(d), newCleaner(d), newScrubber(d)
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
@@ -143,6 +146,9 @@ func (d *Dir) load() error {
 	}
 	if d.manifest, err = openManifest(d.fs, d.opts.MetaDir); err != nil {
 		return err
+	}
+	if err := d.journal.replay(); err != nil {
+		return fmt.Errorf("journal of log dir %s: %w", d.path, err)
 	}
 	if d.legacy, err = d.loadOffsets(recoveryPointFile, "logs without a point of ours are scanned from their first byte"); err != nil {
 		return err
@@ -373,9 +379,10 @@ func (d *Dir) Close() error {
 		}
 	}
 	d.flusher.close()
+	errs = append(errs, d.journal.close(d.offline() == nil && errors.Join(errs...) == nil))
 	d.room.close()
 	d.stalls.close()
-	if d.offline() == nil && len(errs) == 0 {
+	if d.offline() == nil && errors.Join(errs...) == nil {
 		errs = append(errs, d.writeStop(recovery, starts), d.writeCleaned())
 	}
 	errs = append(errs, d.manifest.close(), d.lock.Close())

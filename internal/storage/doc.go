@@ -33,6 +33,7 @@
 //	    every transaction of which something is left, and the last batch of each live producer stay.
 //	S14 Bytes that are known to be damaged are not served as good ones, and are not hidden: neither compaction nor truncation
 //	    reads past them, what is before and behind them is served, and a restart knows of them (see damage.go).
+//	S15, S16: the journal, see journal.go.
 //
 // # Files
 //
@@ -50,6 +51,7 @@
 //
 // One mutex per Log orders appends, rolls and truncation. Readers take no lock that
 // an append holds over I/O: they read an immutable list of segments and atomic marks.
-// Nothing waits for a flush here: RequestFlush only asks, Flushed tells, and the
+// Nothing waits for a flush here: RequestFlush only asks, the flusher makes all logs that were asked for durable
+// together through the journal (journal.go), Flushed tells, and the
 // Flushed hook given to OpenLog is called from the flusher.
 package storage

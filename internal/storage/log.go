@@ -460,7 +460,7 @@ func (l *Log) RequestFlush(upTo int64) {
 	}
 }
 
-// flush syncs what was appended until now. Called by the flusher, by points and by Close.
+// flush syncs the log's files: what was appended until now is durable in them. Called by the flusher, by the journal, by points and by Close.
 func (l *Log) flush() error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
@@ -511,6 +511,49 @@ func (l *Log) flush() error {
 		l.safe.Store(target)
 	}
 	return nil
+}
+
+// tailState says what a log has for the journal.
+type tailState int
+
+const (
+	tailNone  tailState = iota // everything is durable
+	tailFits                   // a tail, which endTail must be called with
+	tailAlone                  // something that must be synced by itself
+)
+
+// beginTail returns what was appended since the last flush, and keeps other flushes and truncation away until endTail. Only
+// bytes of a file whose name is durable and all of whose predecessors are synced go into the journal. It does not wait: one who
+// commits for many must not wait for one.
+func (l *Log) beginTail(maxBytes int64) (tail, tailState) {
+	if !l.syncing.TryLock() {
+		return tail{}, tailAlone
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from, to := l.safe.Load(), l.end.Load()
+	state := tailAlone
+	switch {
+	case l.mu.retired:
+	case from.offset == to.offset:
+		l.mu.timerSet = false
+		state = tailNone
+	case from.seg == to.seg && to.seg.named && to.pos-from.pos <= maxBytes:
+		l.mu.timerSet = false
+		return tail{l, to.seg, from.pos, to}, tailFits
+	}
+	l.syncing.Unlock()
+	return tail{}, state
+}
+
+// endTail lets others flush again; if t is durable it counts as flushed. Its segment stays dirty.
+func (l *Log) endTail(t tail, durable bool) {
+	defer l.syncing.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if durable && l.Flushed() < t.to.offset {
+		l.safe.Store(t.to)
+	}
 }
 
 func (s *segment) sync() error {

@@ -23,7 +23,8 @@ import (
 // point is never wrong. kind 3, gone: the partition was deleted. kind 4, start: the log
 // start offset, synced before anybody sees it (S12). kind 5, cleaned: how far compaction
 // has come, and below which offset it may have left gaps; synced before the first of them. kind
-// 6, damaged: all ranges of the partition's files that were found damaged.
+// 6, damaged: all ranges of the partition's files that were found damaged. kind 7, cut: the sequence of the journal's newest
+// group when the log was truncated; that group and older ones say nothing of the log any more (S15).
 // The last record of a kind counts. A torn tail ends the file; it is rewritten by
 // writeAtomic when it has grown to several times of what is alive.
 const (
@@ -34,6 +35,7 @@ const (
 	kindStart    = 4
 	kindCleaned  = 5
 	kindDamaged  = 6
+	kindCut      = 7
 
 	manifestFrameBytes = 8
 	manifestSlackBytes = 1 << 20
@@ -78,6 +80,7 @@ type manifestEntry struct {
 	start   int64 // log start offset, also where the point has an older one
 	cleaned cleaned
 	damaged []savedDamage
+	cut     int64 // groups of the journal up to this sequence do not count for the log
 }
 
 // manifest owns the file. Safe for concurrent use.
@@ -131,7 +134,7 @@ func eachFrame(data []byte, f func(pos int64, body []byte) error) (end int64, er
 
 // ManifestRecord is one record of a manifest for people to look at.
 type ManifestRecord struct {
-	Kind      string // present, point, gone, start, cleaned or damaged
+	Kind      string // present, point, gone, start, cleaned, damaged or cut
 	Partition TopicPartition
 	TopicID   wire.UUID
 	LogStart  int64 // of a point and a start
@@ -141,13 +144,14 @@ type ManifestRecord struct {
 	Epochs                    []EpochEntry
 	// Of a cleaned: Kafka's cleaner offset, and below which offset there may be gaps.
 	Dirty, Gaps int64
-	Damaged     int // of a damaged: the number of ranges
+	Damaged     int   // of a damaged: the number of ranges
+	Cut         int64 // of a cut: the sequence of the journal's newest group then
 }
 
 // EachManifestRecord calls f with every record of a manifest and its position; end is where the first one that is torn or
 // damaged begins, or the size of data.
 func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) (end int64, err error) {
-	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned", kindDamaged: "damaged"}
+	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned", kindDamaged: "damaged", kindCut: "cut"}
 	return eachFrame(data, func(pos int64, body []byte) error {
 		one := manifest{}
 		one.mu.entries = map[partitionKey]*manifestEntry{}
@@ -160,7 +164,7 @@ func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) 
 		r.Partition.Partition = int32(head.varint())
 		r.Partition.Topic = string(head.bytes(int(head.uvarint())))
 		for _, e := range one.mu.entries {
-			r.LogStart, r.Dirty, r.Gaps, r.Damaged = e.start, e.cleaned.dirty, e.cleaned.gaps, len(e.damaged)
+			r.LogStart, r.Dirty, r.Gaps, r.Damaged, r.Cut = e.start, e.cleaned.dirty, e.cleaned.gaps, len(e.damaged), e.cut
 			if pt := e.point; pt != nil {
 				r.Offset, r.Segment, r.Position, r.Epochs = pt.offset, pt.segment, pt.pos, pt.epochs
 				r.Producers = len(decodeProducers(&reader{p: pt.producers}).byID)
@@ -208,6 +212,8 @@ func (m *manifest) apply(body []byte) error {
 		e.cleaned = cleaned{r.varint(), r.varint()}
 	case kindDamaged:
 		e.damaged = decodeDamage(r)
+	case kindCut:
+		e.cut = r.varint()
 	case kindGone:
 		delete(m.mu.entries, key)
 	default:
@@ -286,6 +292,9 @@ func (m *manifest) rewriteLocked() error {
 		if e.cleaned != (cleaned{}) {
 			data = append(data, manifestRecord(kindCleaned, k, e.tp, e.cleaned.encode())...)
 		}
+		if e.cut > 0 {
+			data = append(data, manifestRecord(kindCut, k, e.tp, varints(e.cut))...)
+		}
 		if len(e.damaged) > 0 {
 			data = append(data, manifestRecord(kindDamaged, k, e.tp, encodeDamage(e.damaged))...)
 		}
@@ -357,6 +366,24 @@ func (m *manifest) entry(key partitionKey) *manifestEntry {
 		return &c
 	}
 	return nil
+}
+
+// empty says that it has no partition.
+func (m *manifest) empty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.mu.entries) == 0
+}
+
+// newestCut is the largest sequence that a cut names.
+func (m *manifest) newestCut() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var newest int64
+	for _, e := range m.mu.entries {
+		newest = max(newest, e.cut)
+	}
+	return newest
 }
 
 // close syncs and closes the file.

@@ -182,7 +182,7 @@ func wholeBatches(p []byte) (n int, next int64) {
 }
 
 // readFull reads all of p.
-func readFull(file vfs.File, p []byte, off int64) error {
+func readFull(file io.ReaderAt, p []byte, off int64) error {
 	n, err := file.ReadAt(p, off)
 	if n == len(p) {
 		return nil

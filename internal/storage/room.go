@@ -144,6 +144,15 @@ func (r *room) fits(n int64) error {
 	return nil
 }
 
+// take counts n bytes of a file that is nice to have as written, if producers would still be let in afterwards.
+func (r *room) take(n int64) error {
+	if left := r.free.Load() - n - r.missing.Load(); left < 2*r.kept.Load() {
+		return fmt.Errorf("%s: %w: %d bytes are wanted, %d would be left", r.dir.path, ErrNoSpace, n, left)
+	}
+	r.free.Add(-n)
+	return nil
+}
+
 // look asks for what is free and acts on it.
 func (r *room) look(first bool) {
 	if s, err := r.dir.fs.Space(r.dir.opts.MetaDir); err == nil && r.reserve {

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -561,8 +562,9 @@ func FuzzFiles(f *testing.F) {
 	f.Add(uint8(2), []byte{0, 0, 0, 1, 0, 0, 0, 2})
 	f.Add(uint8(3), manifestRecord(kindPresent, partitionKey{}, testTP, nil))
 	f.Add(uint8(4), appendTxnEntry(nil, AbortedTxn{1, 2, 3, 4}))
+	f.Add(uint8(7), binary.BigEndian.AppendUint32(nil, journalMagic))
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
-		switch which % 7 {
+		switch which % 8 {
 		case 0:
 			_, _ = parseEpochs(string(data))
 			_, _ = parseOffsets(string(data))
@@ -579,6 +581,18 @@ func FuzzFiles(f *testing.F) {
 			_, _ = parseTxnIndex(data)
 		case 5:
 			_, _ = parseIdentity(string(data))
+		case 7:
+			// A journal of any content is replayed or not, and never panics.
+			mem := vfs.NewMem()
+			if err := mem.MkdirAll("/d/log"); err != nil {
+				t.Fatal(err)
+			}
+			if err := replaceTail(mem, "/d/log/"+JournalName+"0", 0, data); err != nil {
+				t.Fatal(err)
+			}
+			if d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta"}); err == nil {
+				d.Close()
+			}
 		case 6:
 			// A log file of any content is recovered or refused, and never panics.
 			mem := vfs.NewMem()

@@ -1,0 +1,353 @@
+package storage
+
+import (
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+	"moldau/internal/wire"
+)
+
+// journalRig is some logs that share a journal, on a disk that loses power.
+type journalRig struct {
+	t    *testing.T
+	mem  *vfs.Mem
+	dir  *Dir
+	logs []*Log
+	want [][]string // what was appended to each log
+	safe []int64    // how much of it was flushed
+	size int64      // of a file of the journal
+}
+
+func newJournalRig(t *testing.T, logs int, size int64) *journalRig {
+	r := &journalRig{t: t, mem: vfs.NewMem(), want: make([][]string, logs), safe: make([]int64, logs), size: size}
+	r.open()
+	return r
+}
+
+func (r *journalRig) open() {
+	r.t.Helper()
+	var err error
+	r.dir, err = OpenDir(Options{FS: r.mem, Path: "/data/log", MetaDir: "/data/meta", JournalBytes: r.size,
+		PointBytes: 1 << 40, UnflushedBytes: 1 << 40, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.logs = nil
+	for i := range r.want {
+		l, err := r.dir.OpenLog(TopicPartition{"t", int32(i)}, wire.UUID{1}, LogConfig{SegmentBytes: 1 << 20, FlushMessages: 1, IndexIntervalBytes: 4096, MaxInflatedBytes: 1 << 20}, func() {})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.logs = append(r.logs, l)
+	}
+}
+
+func (r *journalRig) append(i int, value string) {
+	r.t.Helper()
+	b := record.NewBuilder(record.None)
+	b.Add(int64(len(r.want[i])), nil, []byte(value))
+	batch, err := b.Finish()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := r.logs[i].Append(batch, AppendOptions{}); err != nil {
+		r.t.Fatal(err)
+	}
+	r.want[i] = append(r.want[i], value)
+}
+
+func (r *journalRig) truncate(i int, offset int64) {
+	r.t.Helper()
+	if err := r.logs[i].Truncate(offset); err != nil {
+		r.t.Fatal(err)
+	}
+	r.want[i] = r.want[i][:offset]
+	r.safe[i] = min(r.safe[i], offset)
+}
+
+// flush waits until everything that was appended is flushed.
+func (r *journalRig) flush() {
+	r.t.Helper()
+	for _, l := range r.logs {
+		l.RequestFlush(l.End())
+	}
+	for i, l := range r.logs {
+		for l.Flushed() < l.End() {
+			if err := r.dir.Err(); err != nil {
+				r.t.Fatal(err)
+			}
+			time.Sleep(10 * time.Microsecond)
+		}
+		r.safe[i] = l.Flushed()
+	}
+}
+
+// groups is the number of groups that were written.
+func (r *journalRig) groups() int64 { return r.dir.journal.last.Load() }
+
+// check reads every log and goes on from what is there.
+func (r *journalRig) check() {
+	r.t.Helper()
+	for i, l := range r.logs {
+		var got []string
+		for l.End() > int64(len(got)) {
+			p, err := l.Read(int64(len(got)), l.End(), 1<<20, true, 0)
+			if err != nil {
+				r.t.Fatalf("log %d: %v", i, err)
+			}
+			data, _, err := planBatches(p)
+			for err == nil && len(data) > 0 {
+				var b record.Batch
+				if b, data, err = record.Parse(data); err == nil {
+					err = b.Each(1<<20, func(x record.Record) error { got = append(got, string(x.Value)); return nil })
+				}
+			}
+			if err != nil {
+				r.t.Fatalf("log %d: %v", i, err)
+			}
+		}
+		if int64(len(got)) < r.safe[i] || len(got) > len(r.want[i]) || strings.Join(got, "\n") != strings.Join(r.want[i][:len(got)], "\n") {
+			r.t.Fatalf("log %d has %d records of %d, of which %d were flushed; or others", i, len(got), len(r.want[i]), r.safe[i])
+		}
+		r.want[i], r.safe[i] = r.want[i][:len(got)], int64(len(got))
+	}
+}
+
+func (r *journalRig) crash(rnd *rand.Rand) {
+	r.t.Helper()
+	old := r.dir
+	r.mem = r.mem.Crash(rnd)
+	old.Close()
+	r.open()
+	r.check()
+}
+
+func (r *journalRig) journalNames() (names []string) {
+	r.t.Helper()
+	infos, err := r.mem.ReadDir("/data/log")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, i := range infos {
+		if strings.HasPrefix(i.Name, JournalName) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// TestJournal: logs that share a journal lose nothing that was flushed, and never get back what was cut off, wherever the
+// power goes; the files of the journal are written over many times.
+func TestJournal(t *testing.T) {
+	groups := int64(0)
+	for seed := range uint64(60) {
+		rnd := rand.New(rand.NewPCG(seed, 3))
+		r := newJournalRig(t, 1+rnd.IntN(6), 32<<10)
+		for life := range 5 {
+			for step := range rnd.IntN(150) {
+				for range rnd.IntN(4) {
+					r.append(rnd.IntN(len(r.logs)), fmt.Sprint(seed, life, step, strings.Repeat("x", rnd.IntN(1500))))
+				}
+				switch i := rnd.IntN(len(r.logs)); rnd.IntN(20) {
+				case 0:
+					r.truncate(i, rnd.Int64N(r.logs[i].End()+1))
+				case 1: // left to a later flush
+				default:
+					r.flush()
+				}
+			}
+			groups += r.groups()
+			r.crash(rnd)
+		}
+		if err := r.dir.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if names := r.journalNames(); names != nil {
+			t.Fatalf("a clean stop left %v", names)
+		}
+		r.open()
+		r.check()
+		r.dir.Close()
+	}
+	if groups < 5000 {
+		t.Errorf("only %d groups were written", groups)
+	}
+}
+
+// used appends and flushes until the journal has been used.
+func (r *journalRig) used() {
+	r.t.Helper()
+	for r.groups() == 0 {
+		for i := range r.logs {
+			r.append(i, "x")
+		}
+		r.flush()
+	}
+}
+
+// TestJournalIsSetAside: what cannot be written into its log is kept, and so is a journal with a damaged group in its middle.
+func TestJournalIsSetAside(t *testing.T) {
+	for name, harm := range map[string]func(r *journalRig){
+		"missing directory": func(r *journalRig) {
+			infos, err := r.mem.ReadDir("/data/log/t-0")
+			for _, i := range infos {
+				if err == nil {
+					err = r.mem.Remove(path.Join("/data/log/t-0", i.Name))
+				}
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		},
+		"damaged group": func(r *journalRig) {
+			f, err := r.mem.Open("/data/log/"+JournalName+"0", vfs.ReadWrite)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.WriteAt([]byte{0xff}, journalAlign+100); err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newJournalRig(t, 2, 32<<10)
+			r.used()
+			for range 3 {
+				r.append(0, "y")
+				r.append(1, "y")
+				r.flush()
+			}
+			old := r.dir
+			r.mem = r.mem.Clone()
+			old.Close()
+			harm(r)
+			var out strings.Builder
+			d, err := OpenDir(Options{FS: r.mem, Path: "/data/log", MetaDir: "/data/meta", Log: slog.New(slog.NewTextHandler(&out, nil))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if infos, err := r.mem.ReadDir("/data/meta/quarantine"); err != nil || len(infos) == 0 {
+				t.Errorf("quarantine: %v, %v", infos, err)
+			}
+			if !strings.Contains(out.String(), "was set aside") {
+				t.Errorf("log: %s", out.String())
+			}
+			if names := r.journalNames(); names != nil {
+				t.Errorf("left: %v", names)
+			}
+		})
+	}
+}
+
+// TestJournalWithoutRoom: a volume that is nearly full has no journal, and a write without room falls back to the log's own file.
+func TestJournalWithoutRoom(t *testing.T) {
+	r := newJournalRig(t, 2, 32<<10)
+	r.used()
+	r.dir.Close()
+	full := false
+	fault := vfs.NewFault(r.mem, func(op vfs.Op) error {
+		if full && op.Kind == vfs.OpWrite && strings.Contains(op.Name, JournalName) {
+			return vfs.ShortWrite{N: op.Len / 2, Err: syscall.ENOSPC}
+		}
+		return nil
+	})
+	d, err := OpenDir(Options{FS: fault, Path: "/data/log", MetaDir: "/data/meta", JournalBytes: 32 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := d.OpenLog(TopicPartition{"t", 0}, wire.UUID{1}, r.logs[0].Config(), func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.dir, r.logs = d, []*Log{l}
+	last := d.journal.last.Load()
+	for d.journal.last.Load() == last {
+		r.append(0, "z")
+		r.flush()
+	}
+	full = true
+	for range 5 {
+		r.append(0, "without room")
+		r.flush()
+	}
+	full = false
+	if err := d.Err(); err != nil {
+		t.Error(err)
+	}
+	r.mem = r.mem.Crash(rand.New(rand.NewPCG(1, 1)))
+	d.Close()
+	r.open()
+	r.logs = r.logs[:1]
+	r.check()
+	r.dir.Close()
+}
+
+// TestJournalAndTimer: a flush that the journal makes lets flush.ms ask again.
+func TestJournalAndTimer(t *testing.T) {
+	r := newJournalRig(t, 1, 32<<10)
+	defer r.dir.Close()
+	r.used()
+	cfg := r.logs[0].Config()
+	cfg.FlushMessages, cfg.FlushInterval = 1<<62, time.Millisecond
+	r.logs[0].SetConfig(cfg)
+	for range 20 {
+		r.append(0, "x")
+		for r.logs[0].Flushed() < r.logs[0].End() {
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
+}
+
+// TestJournalSurvivesPowerLoss: wherever the power goes while a log is truncated, or while a start replays the journal, what the
+// journal alone had is not lost.
+func TestJournalSurvivesPowerLoss(t *testing.T) {
+	for name, life := range map[string]func(r *journalRig, rnd *rand.Rand, after int){
+		"truncation": func(r *journalRig, rnd *rand.Rand, after int) {
+			r.mem.PowerLossAfter(after)
+			if err := r.logs[0].Truncate(r.safe[0] - 1); err != nil && r.dir.Err() == nil {
+				r.t.Fatal(err)
+			}
+			r.safe[0]--
+		},
+		"replay": func(r *journalRig, rnd *rand.Rand, after int) {
+			old := r.dir
+			r.mem = r.mem.Crash(rnd)
+			old.Close()
+			r.mem.PowerLossAfter(after)
+			d, err := OpenDir(Options{FS: r.mem, Path: "/data/log", MetaDir: "/data/meta"})
+			if err == nil {
+				r.dir = d
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for after := 1; after < 40; after++ {
+				for seed := range uint64(8) {
+					rnd := rand.New(rand.NewPCG(seed, uint64(after)))
+					r := newJournalRig(t, 2, 256<<10)
+					r.used()
+					for range 6 {
+						r.append(0, strings.Repeat("y", 3000))
+						r.append(1, "y")
+						r.flush()
+					}
+					life(r, rnd, after)
+					r.crash(rnd)
+					if err := r.dir.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}
