@@ -290,13 +290,20 @@ type outcome struct {
 	err error
 }
 
-// silent fails if an outcome is there, or comes within a moment.
-func silent(t *testing.T, what string, c <-chan outcome) {
-	t.Helper()
-	select {
-	case o := <-c:
-		t.Fatalf("%s: answered %v, %v", what, o.got, o.err)
-	case <-time.After(5 * time.Millisecond):
+// unanswered fails if an event is answered without a wait: who asks is gone already, so that whatever has to wait ends at once.
+func (n *node) unanswered(what, key string, e Event[*store]) {
+	n.t.Helper()
+	gone, cancel := context.WithCancel(n.t.Context())
+	cancel()
+	if got, err := n.rt.Do(gone, key, e); !errors.Is(err, context.Canceled) {
+		n.t.Fatalf("%s: answered %v, %v", what, got, err)
+	}
+}
+
+// until waits for a condition that must come true; a test's own timeout bounds it.
+func until(ok func() bool) {
+	for !ok() {
+		time.Sleep(100 * time.Microsecond)
 	}
 }
 
@@ -336,10 +343,13 @@ func TestReplyWaitsForTheHighWatermark(t *testing.T) {
 	n := start(t, d, 1)
 	n.do("k", put("k", "old"))
 	d.held.Store(true)
+	n.unanswered("a write that is not flushed", "k", put("k", "newer"))
+	n.unanswered("a read of a write that is not flushed", "k", get("k", false))
+	p := n.partitionOf("k")
+	end := p.LogEnd()
 	wrote := n.later("k", put("k", "new"))
-	silent(t, "a write that is not flushed", wrote)
+	until(func() bool { return p.LogEnd() > end })
 	read := n.later("k", get("k", false))
-	silent(t, "a read of a write that is not flushed", read)
 	if got, err := n.rt.Do(t.Context(), "k", get("other", true)); err != nil || got != "" {
 		t.Fatalf("an early reply: %v, %v", got, err)
 	}
@@ -364,7 +374,11 @@ func TestParkedReplyWaitsForTheEventThatAnswersIt(t *testing.T) {
 	}) != "rang" {
 		time.Sleep(100 * time.Microsecond)
 	}
-	silent(t, "a parked request whose answer rests on a record that is not flushed", parked)
+	select {
+	case o := <-parked:
+		t.Fatalf("a parked request whose answer rests on a record that is not flushed: %+v", o)
+	case <-time.After(5 * time.Millisecond):
+	}
 	d.held.Store(false)
 	if o := <-parked; o.err != nil || o.got != "rang" {
 		t.Errorf("%+v", o)
@@ -377,9 +391,10 @@ func TestWhoWaitsAtALostShardIsToldAtOnce(t *testing.T) {
 	n := start(t, d, 1)
 	n.do("k", put("k", "v"))
 	d.held.Store(true)
+	end := n.partitionOf("k").LogEnd()
 	parked := n.later("k", park(0))
 	wrote := n.later("k", put("k", "w"))
-	silent(t, "parked", parked)
+	until(func() bool { return n.waiting("k") == 1 && n.partitionOf("k").LogEnd() > end })
 	n.lead(2, 2)
 	for what, c := range map[string]<-chan outcome{"parked": parked, "wrote": wrote} {
 		if o := <-c; !errors.Is(o.err, ErrNotCoordinator) {
@@ -430,14 +445,16 @@ func TestFailedAppendTakesBack(t *testing.T) {
 		t.Errorf("a write on a full disk: %v", got)
 	}
 	n.expect("k", "old")
+	begun := time.Now()
 	if o := <-n.later("k", park(1)); o.got != wire.KafkaStorageError {
 		t.Errorf("parked until a tick that cannot write: %+v", o)
 	}
 	time.Sleep(20 * time.Millisecond)
-	if ticks := n.do("k", func(s *store, _ shard.Time, t shard.Ticket) shard.Effects {
+	ticks := n.do("k", func(s *store, _ shard.Time, t shard.Ticket) shard.Effects {
 		return shard.Effects{Replies: []shard.Reply{{Ticket: t, Response: s.ticks}}}
-	}).(int); ticks > 2 {
-		t.Errorf("the clock was busy: %d ticks", ticks)
+	}).(int)
+	if most := 2 + int(time.Since(begun)/pauseAfterFailure); ticks > most {
+		t.Errorf("the clock was busy: %d ticks, at most %d were to come", ticks, most)
 	}
 	d.noSpace.Store(false)
 	n.do("k", put("k", "new"))
@@ -539,12 +556,19 @@ func TestServesOnlyWhatIsCommitted(t *testing.T) {
 	}
 	n.lead(self, 2)
 	<-wrote
-	for n.state("k") != stateSettling {
-		time.Sleep(100 * time.Microsecond)
-	}
+	until(func() bool { return n.state("k") != stateQueued && n.state("k") != stateLoading })
 	if _, err := n.rt.Do(t.Context(), "k", get("k", true)); !errors.Is(err, ErrLoading) {
 		t.Errorf("a request while settling: %v", err)
 	}
+	for range 2 { // when it takes up the second signal, the clock has looked since the first
+		n.rt.clock.signal()
+		until(func() bool { return len(n.rt.clock.wake) == 0 })
+	}
+	n.rt.clock.mu.Lock()
+	if left := len(n.rt.clock.mu.settling); left != 1 {
+		t.Errorf("the clock waits for %d shards to be committed, want 1", left)
+	}
+	n.rt.clock.mu.Unlock()
 	d.held.Store(false)
 	n.expect("k", "w")
 }
