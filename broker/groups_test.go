@@ -9,11 +9,11 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
 	"moldau/internal/config"
 	"moldau/internal/metastore"
 	"moldau/internal/vfs"
+	"moldau/test/leak"
 )
 
 // startInMemory starts a broker whose disk and metadata outlive it.
@@ -41,7 +41,7 @@ func client(t *testing.T, b *Broker, opts ...kgo.Opt) *kgo.Client {
 
 // TestOffsetsLiveAsLongAsTheirTopic: they are there after a restart, and go with the topic.
 func TestOffsetsLiveAsLongAsTheirTopic(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leak.Check(t)()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	disk, store := vfs.NewMem(), metastore.NewSim().Open()

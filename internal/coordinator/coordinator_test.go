@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"moldau/internal/config"
 	"moldau/internal/coordinator/shard"
@@ -24,9 +23,10 @@ import (
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
+	"moldau/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 // store is a core that keeps values by key. Its soft state is who is parked, and an alarm.
 type store struct {
