@@ -10,12 +10,15 @@ import (
 )
 
 // falseAlarms are etcd warnings that are untrue for a new member inside this
-// process: it has no port, no user, and closes its own connections.
+// process: it has no port, no user, closes its own connections, and may be closed while it starts.
 var falseAlarms = [...]string{
 	"Running http and grpc server on single port",
 	"simple token is not cryptographically signed",
 	"use of closed network connection",
-	"missing term information", // of a database that has not seen its first entry yet
+	"missing term information",                                       // of a database that has not seen its first entry yet
+	"still pending configuration changes to apply",                   // it campaigns again with the next tick
+	"aborting cluster version update; server is stopped",             // closed before the version was written, which the next
+	"failed to update cluster version etcdserver: request cancelled", // start does
 }
 
 // bridge passes etcd's log entries from warn on to slog.
