@@ -281,8 +281,8 @@ func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) 
 	open.Inc()
 	s.wg.Go(func() {
 		c.run()
-		s.forget(c)
 		open.Dec()
+		s.forget(c) // last: whoever finds the connection gone finds it counted as gone
 	})
 	return true
 }

@@ -117,6 +117,11 @@ func (c *Conn) answer(out *outbox, reply Reply) {
 	c.queue[c.head] = started{}
 	c.head++
 	broken := c.broken
+	if reply.Throttle > 0 { // in force when the client has the response, which it may answer at once
+		if until := time.Now().Add(reply.Throttle); until.After(c.muteUntil) {
+			c.muteUntil = until
+		}
+	}
 	c.mu.Unlock()
 	if !reply.LocalDone.IsZero() {
 		e.local = reply.LocalDone
