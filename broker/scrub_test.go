@@ -68,7 +68,7 @@ func TestDamageIsShownAndRefused(t *testing.T) {
 		Ready         bool
 		DamagedOnDisk []string
 	}
-	for until := time.Now().Add(20 * time.Second); len(state.DamagedOnDisk) == 0; time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); len(state.DamagedOnDisk) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("nobody looked at what the consumer met")
 		}

@@ -33,7 +33,7 @@ func TestOwnerReadsWhatCompactionLeaves(t *testing.T) {
 		}
 	}
 	dir.Clean(storage.Cleaning{Compact: true, CompactBackoff: time.Millisecond})
-	for until := time.Now().Add(30 * time.Second); dir.CleanStats().Compactions == 0; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(time.Minute); dir.CleanStats().Compactions == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("not compacted")
 		}

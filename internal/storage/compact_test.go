@@ -438,7 +438,7 @@ func TestReadersOutliveCompaction(t *testing.T) {
 			put(t, l, int64(i+1), fmt.Sprintf("k%d=%d", i%10, i))
 		}
 		roll(t, d, l)
-		for until := time.Now().Add(30 * time.Second); d.CleanStats().Compactions <= round && time.Now().Before(until); {
+		for until := time.Now().Add(time.Minute); d.CleanStats().Compactions <= round && time.Now().Before(until); {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -478,7 +478,7 @@ func TestUncleanable(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Clean(Cleaning{Compact: true, CompactBackoff: time.Millisecond})
-	for until := time.Now().Add(20 * time.Second); d.CleanStats().UncleanableLogs == 0 || d.CleanStats().Compactions == 0; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(time.Minute); d.CleanStats().UncleanableLogs == 0 || d.CleanStats().Compactions == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%+v", d.CleanStats())
 		}
