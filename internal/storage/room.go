@@ -155,8 +155,11 @@ func (r *room) take(n int64) error {
 
 // look asks for what is free and acts on it.
 func (r *room) look(first bool) {
+	r.mu.Lock()
+	given := r.mu.state.ReserveGiven
+	r.mu.Unlock()
 	if s, err := r.dir.fs.Space(r.dir.opts.MetaDir); err == nil && r.reserve {
-		r.keepReserve(s, first)
+		given = r.keepReserve(s, first, given)
 	}
 	s, err := r.dir.fs.Space(r.dir.path)
 	if err != nil {
@@ -172,15 +175,15 @@ func (r *room) look(first bool) {
 	case left >= kept+kept/4:
 		r.full.Store(false) // with some distance, so that it does not come and go with every batch
 	}
-	r.tell(s.FreeBytes, kept)
+	r.tell(s.FreeBytes, kept, given)
 }
 
-// tell logs what has changed.
-func (r *room) tell(free, kept int64) {
+// tell logs what has changed. That the reserve was given up is told only here, when its room may be used.
+func (r *room) tell(free, kept int64, given bool) {
 	full, now := r.full.Load(), time.Now()
 	r.mu.Lock()
 	was := r.mu.state
-	r.mu.state.Full, r.mu.state.FreeBytes, r.mu.state.KeptBytes = full, free, kept
+	r.mu.state.Full, r.mu.state.FreeBytes, r.mu.state.KeptBytes, r.mu.state.ReserveGiven = full, free, kept, given
 	if full && !was.Full {
 		r.mu.state.Since = now
 		r.mu.state.Times++
@@ -197,19 +200,17 @@ func (r *room) tell(free, kept int64) {
 	}
 }
 
-// keepReserve gives the reserve file up when its volume is about to be full, and makes it when there is room for it.
-func (r *room) keepReserve(s vfs.Space, first bool) {
+// keepReserve gives the reserve file up when its volume is about to be full, and makes it when there is room for it. The result is
+// whether it is given up.
+func (r *room) keepReserve(s vfs.Space, first, given bool) bool {
 	fsys, dir, size := r.dir.fs, r.dir.opts.MetaDir, reserveSize(s.TotalBytes)
 	name, kept := path.Join(dir, reserveFile), keptFree(s.TotalBytes)
-	r.mu.Lock()
-	given := r.mu.state.ReserveGiven
-	r.mu.Unlock()
 	info, err := fsys.Stat(name)
 	there := err == nil && info.Size >= size
 	switch {
 	case err == nil && s.FreeBytes < kept/6:
 		if err := fsys.Remove(name); err != nil {
-			return // it is tried again with the next look
+			return given // it is tried again with the next look
 		}
 		there, given = false, true
 		r.dir.log.Warn("the volume of the metadata directory is nearly full: its reserve was given up so that the metadata store can go on. What to do: "+makeRoomAdvice,
@@ -219,14 +220,12 @@ func (r *room) keepReserve(s vfs.Space, first bool) {
 			given = false
 		}
 	}
-	r.mu.Lock()
-	r.mu.state.ReserveGiven = given
-	r.mu.Unlock()
 	if there {
 		r.missing.Store(0)
 	} else {
 		r.missing.Store(size)
 	}
+	return given
 }
 
 // makeReserve makes the file or leaves none. It is not synced: after a power loss it is made again.

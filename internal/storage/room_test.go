@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,8 +20,15 @@ const mib = 1 << 20
 func onVolume(t *testing.T) (*vfs.Mem, *Dir, *Log, *lines) {
 	t.Helper()
 	mem := vfs.NewMemOptions(vfs.MemOptions{TotalBytes: 32 * mib})
+	d, l, out := onFS(t, mem, mem)
+	return mem, d, l, out
+}
+
+// onFS is onVolume on a file system of the test's that keeps its files in mem.
+func onFS(t *testing.T, mem *vfs.Mem, fsys vfs.FS) (*Dir, *Log, *lines) {
+	t.Helper()
 	out := &lines{}
-	d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta", Reserve: true, Log: slog.New(slog.NewTextHandler(out, nil))})
+	d, err := OpenDir(Options{FS: fsys, Path: "/d/log", MetaDir: "/d/meta", Reserve: true, Log: slog.New(slog.NewTextHandler(out, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +44,7 @@ func onVolume(t *testing.T) (*vfs.Mem, *Dir, *Log, *lines) {
 		}
 	})
 	until(t, "the reserve is there", func() bool { return reserved(mem) })
-	return mem, d, l, out
+	return d, l, out
 }
 
 // lines is the log of a test.
@@ -218,6 +226,42 @@ func TestReserveIsGivenUp(t *testing.T) {
 	}
 	until(t, "producers go on", func() bool { _, err := l.Append(big(t), AppendOptions{}); return err == nil })
 	until(t, "the reserve is made again", func() bool { return reserved(mem) && !d.Room().ReserveGiven })
+}
+
+// slowSpace is a file system that can take its time to say how much is free for the log dir, once the reserve is gone.
+type slowSpace struct {
+	*vfs.Mem
+	slow atomic.Bool
+}
+
+func (s *slowSpace) Space(dir string) (vfs.Space, error) {
+	for dir == "/d/log" && s.slow.Load() && !reserved(s.Mem) {
+		time.Sleep(time.Millisecond)
+	}
+	return s.Mem.Space(dir)
+}
+
+// TestReserveIsUsableWhenItIsGivenUp: who reads that the reserve was given up may write into it.
+func TestReserveIsUsableWhenItIsGivenUp(t *testing.T) {
+	mem := vfs.NewMemOptions(vfs.MemOptions{TotalBytes: 32 * mib})
+	fsys := &slowSpace{Mem: mem}
+	d, l, _ := onFS(t, mem, fsys)
+	if _, err := l.Append(big(t), AppendOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	fsys.slow.Store(true)
+	defer fsys.slow.Store(false)
+	foreign(t, mem)
+	until(t, "the reserve's file is gone", func() bool { return !reserved(mem) })
+	time.Sleep(10 * time.Millisecond)
+	if d.Room().ReserveGiven {
+		t.Error("it is told that the reserve was given up before anybody may use it")
+	}
+	fsys.slow.Store(false)
+	until(t, "it is told", func() bool { return d.Room().ReserveGiven })
+	if err := own(t, l); err != nil {
+		t.Errorf("an own record: %v", err)
+	}
 }
 
 // TestOpenOnFullVolume: a start gives the reserve up before it writes anything.
