@@ -186,7 +186,7 @@ func (c *Cluster) config() (*config.Broker, error) {
 func (c *Cluster) Stop(i int) {
 	c.t.Helper()
 	n, b := c.down(i)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // no measure of speed
 	defer cancel()
 	if err := b.Close(ctx); err != nil {
 		c.t.Errorf("brokertest: broker %d stopped with an error: %v", i, err)

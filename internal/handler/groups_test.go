@@ -23,7 +23,8 @@ func (b *broker) withGroups(t testing.TB) {
 
 func joinRequest(groupID, member string, protocols ...string) *kmsg.JoinGroupRequest {
 	req := kmsg.NewPtrJoinGroupRequest()
-	req.Group, req.MemberID, req.SessionTimeoutMillis, req.RebalanceTimeoutMillis, req.ProtocolType = groupID, member, 10_000, 10_000, "consumer"
+	req.Group, req.MemberID, req.ProtocolType = groupID, member, "consumer"
+	req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = 600_000, 600_000 // nobody is lost because the machine is busy
 	for _, p := range protocols {
 		jp := kmsg.NewJoinGroupRequestProtocol()
 		jp.Name, jp.Metadata = p, []byte("metadata")
