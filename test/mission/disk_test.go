@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"os"
 	"os/exec"
@@ -37,7 +38,7 @@ type volume struct {
 	addr    func() string
 	http    func() string
 	free    func() int64
-	fill    func()           // another program takes all that is free
+	fill    func(most int64) // another program takes what is free, but no more than that
 	unfill  func()           // and gives it back
 	alive   func() bool      // the broker has not ended
 	restart func()           // after kill -9
@@ -71,7 +72,7 @@ func mountTmpfs(dir string) ([]byte, error) {
 }
 
 func tmpfsVolume(t *testing.T, dir string) *volume {
-	p := serverIn(t, filepath.Join(dir, "data"), "127.0.0.1:0")
+	p := serverIn(t, filepath.Join(dir, "data"), freeAddr(t))
 	foreign := filepath.Join(dir, "foreign")
 	return &volume{
 		t: t, ctx: p.ctx, took: map[string]int64{},
@@ -82,7 +83,7 @@ func tmpfsVolume(t *testing.T, dir string) *volume {
 			must(t, err)
 			return s.FreeBytes
 		},
-		fill:   func() { takeAll(t, vfs.OS(), foreign) },
+		fill:   func(most int64) { takeAll(t, vfs.OS(), foreign, most) },
 		unfill: func() { must(t, os.Remove(foreign)) },
 		alive: func() bool {
 			select {
@@ -97,16 +98,17 @@ func tmpfsVolume(t *testing.T, dir string) *volume {
 	}
 }
 
-// takeAll writes a file until nothing is free.
-func takeAll(t *testing.T, fsys vfs.FS, name string) {
+// takeAll makes a file longer, until nothing is free or it is longer by most bytes.
+func takeAll(t *testing.T, fsys vfs.FS, name string, most int64) {
 	t.Helper()
 	f, err := fsys.Open(name, vfs.Create)
 	must(t, err)
 	defer f.Close()
 	at, err := f.Size()
 	must(t, err)
-	for n := int64(1 << 20); n >= 4096; {
-		k, err := f.WriteAt(make([]byte, n), at)
+	end := at + min(most, 1<<40)
+	for n := int64(1 << 20); n >= 4096 && at < end; {
+		k, err := f.WriteAt(make([]byte, min(n, end-at)), at)
 		at += int64(k)
 		if vfs.IsNoSpace(err) {
 			n /= 2
@@ -144,7 +146,7 @@ func memoryVolume(t *testing.T) *volume {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	mem := vfs.NewMemOptions(vfs.MemOptions{TotalBytes: 64 << 20})
 	data := filepath.ToSlash(t.TempDir()) // etcd is really there
-	b := startInProcess(t, mem, data, "127.0.0.1:0")
+	b := startInProcess(t, mem, data, freeAddr(t))
 	v := &volume{
 		t: t, ctx: ctx, took: map[string]int64{},
 		addr: func() string { return b.Addrs()[0].String() },
@@ -154,7 +156,7 @@ func memoryVolume(t *testing.T) *volume {
 			must(t, err)
 			return s.FreeBytes
 		},
-		fill:   func() { takeAll(t, mem, "/foreign") },
+		fill:   func(most int64) { takeAll(t, mem, "/foreign", most) },
 		unfill: func() { must(t, mem.Remove("/foreign")) },
 		alive:  func() bool { return true },
 		restart: func() {
@@ -382,7 +384,7 @@ func fullDisk(t *testing.T, v *volume) {
 	// Once by another program, to the last byte, several times: what was given up goes as well.
 	var low int64
 	for range 3 {
-		v.fill()
+		v.fill(math.MaxInt64)
 		low = v.free()
 		time.Sleep(300 * time.Millisecond) // the reserve is given up meanwhile, and must not help
 	}
@@ -398,7 +400,7 @@ func fullDisk(t *testing.T, v *volume) {
 		return slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "was given up") })
 	}
 	eventually(t, v.ctx, "the reserve is made again", func() bool { return !given() })
-	v.fill() // now there is the reserve to live on
+	v.fill(v.free()) // now there is the reserve to live on; it may be given up already while the other program writes
 	eventually(t, v.ctx, "the reserve is given up", given)
 	v.worksWhileFull("full", l, 2)
 	v.restart()

@@ -16,7 +16,7 @@ import (
 // an error that says why, so does /ready, and a restart brings it back. No file of the process may grow beyond what it has:
 // so etcd meets a failed write as it would on a full disk.
 func TestMetastoreFails(t *testing.T) {
-	p := serverIn(t, t.TempDir(), "127.0.0.1:0")
+	p := serverIn(t, t.TempDir(), freeAddr(t))
 	p.create("before", 1, nil)
 	c := p.client(kgo.DefaultProduceTopic("before"))
 	must(t, c.ProduceSync(p.ctx, kgo.StringRecord("before")).FirstErr())
@@ -46,9 +46,9 @@ func TestMetastoreFails(t *testing.T) {
 	if m := metric(t, p.http, "moldau_metastore_failed"); m != "1" {
 		t.Errorf("moldau_metastore_failed is %q", m)
 	}
-	if !strings.Contains(p.log.String(), "the metadata store failed: data keeps flowing") {
-		t.Error("the log does not say so")
-	}
+	eventually(t, p.ctx, "the log says so", func() bool {
+		return strings.Contains(p.log.String(), "the metadata store failed: data keeps flowing")
+	})
 	must(t, c.ProduceSync(p.ctx, kgo.StringRecord("without")).FirstErr())
 	at.AddOffset("before", 0, 2, -1)
 	must(t, adm.CommitAllOffsets(p.ctx, "g", at))

@@ -41,7 +41,7 @@ func TestLog(t *testing.T) {
 		}
 	}
 	segments, err := filepath.Glob(filepath.Join(p.dir, "log", "log-0", "*.log"))
-	if err != nil || len(segments) != 3 {
+	if err != nil || len(segments) < 3 { // more, where the client makes small batches
 		t.Errorf("3 MB are in %v, %v", segments, err)
 	}
 	if got := p.read("log", 0, 0, len(sent)); !slices.Equal(got, sent) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +46,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience bounds what may hang. It is no measure of speed.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // process is one broker process, on a directory and an address that it keeps.
 type process struct {
@@ -77,6 +79,21 @@ func (l *lockedLog) String() string {
 	return l.text.String()
 }
 
+// freeAddr is an address that nobody listens on. It lies below the ports that the kernel gives out, so that nobody takes it while the
+// broker is down.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	for range 200 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000)))
+		if err == nil {
+			must(t, l.Close())
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
 // server starts a broker on an empty directory and a free port, and ends it with the test.
 func server(t *testing.T) *process {
 	t.Helper()
@@ -87,7 +104,7 @@ func server(t *testing.T) *process {
 func serverIn(t *testing.T, dir, http string) *process {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	p := &process{t: t, ctx: ctx, dir: dir, addr: "127.0.0.1:0", http: http}
+	p := &process{t: t, ctx: ctx, dir: dir, addr: freeAddr(t), http: http}
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.kill()
@@ -180,8 +197,13 @@ func (p *process) create(topic string, partitions int32, configs map[string]stri
 	for k, v := range configs {
 		set[k] = &v
 	}
-	r, err := kadm.NewClient(p.client()).CreateTopic(p.ctx, partitions, 1, set, topic)
+	adm := kadm.NewClient(p.client())
+	r, err := adm.CreateTopic(p.ctx, partitions, 1, set, topic)
 	must(p.t, err)
+	eventually(p.t, p.ctx, topic+"'s leaders have heard of it", func() bool {
+		ends, err := adm.ListEndOffsets(p.ctx, topic)
+		return err == nil && ends.Error() == nil && len(ends[topic]) == int(partitions)
+	})
 	return r.ID
 }
 
