@@ -111,7 +111,7 @@ func say(t *testing.T, b *broker, in badInput) string {
 }
 
 func hear(c *rawConn, in badInput) string {
-	patience := 10 * time.Second
+	patience := rawPatience
 	if in.want == "silence" {
 		patience = 300 * time.Millisecond
 	}
@@ -211,7 +211,7 @@ func startHealthy(t *testing.T, b *broker) (finish func()) {
 	return func() {
 		close(stop)
 		wg.Wait()
-		for until := time.Now().Add(10 * time.Second); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+		for until := time.Now().Add(rawPatience); time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
 			mu.Lock()
 			all := read == sent
 			mu.Unlock()

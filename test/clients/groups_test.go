@@ -103,7 +103,7 @@ func TestGroupsKill9(t *testing.T) {
 		w.check(t, b, topic, before)
 		t.Logf("kill %d: %d of %d records seen", kill+1, w.count(), records)
 	}
-	for end := time.Now().Add(2 * time.Minute); w.count() < records; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(5 * time.Minute); w.count() < records; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d of %d records were consumed\n%s", w.count(), records, b.logTail())
 		}

@@ -26,9 +26,9 @@ import (
 )
 
 const (
-	startPatience = 60 * time.Second
-	stopPatience  = 60 * time.Second
-	toolPatience  = 2 * time.Minute
+	startPatience = 3 * time.Minute
+	stopPatience  = 3 * time.Minute
+	toolPatience  = 4 * time.Minute
 )
 
 // targetKafka says that Apache Kafka is tested in place of Moldau.
@@ -219,7 +219,7 @@ func (b *broker) checkReadyLine(from int64) {
 	if b.kafka {
 		return
 	}
-	for until := time.Now().Add(5 * time.Second); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(startPatience); time.Now().Before(until); time.Sleep(5 * time.Millisecond) {
 		text, err := os.ReadFile(b.logPath)
 		must(b.t, err)
 		for line := range strings.Lines(string(text[from:])) {
@@ -302,7 +302,7 @@ func (b *broker) client(opts ...kgo.Opt) *kgo.Client {
 	return c
 }
 
-// createTopic creates a topic with key=value configs, by franz-go.
+// createTopic creates a topic with key=value configs, by franz-go, and returns when its leaders serve.
 func (b *broker) createTopic(name string, partitions int32, configs ...string) {
 	b.t.Helper()
 	c := b.client()
@@ -314,6 +314,18 @@ func (b *broker) createTopic(name string, partitions int32, configs ...string) {
 	}
 	_, err := kadm.NewClient(c).CreateTopic(deadline(b.t, time.Minute), partitions, 1, set, name)
 	must(b.t, err)
+	for until := time.Now().Add(startPatience); ; time.Sleep(5 * time.Millisecond) {
+		ends, err := kadm.NewClient(c).ListEndOffsets(deadline(b.t, time.Minute), name)
+		if err == nil {
+			err = ends.Error()
+		}
+		if err == nil && len(ends[name]) == int(partitions) {
+			return
+		}
+		if time.Now().After(until) {
+			b.t.Fatalf("topic %s was created and is not served: %v", name, err)
+		}
+	}
 }
 
 func (b *broker) deleteTopic(name string) {

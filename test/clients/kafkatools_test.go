@@ -220,7 +220,7 @@ func toolProducerPerf(t *testing.T, b *broker) {
 		}
 		wantOutput(t, strings.Join(props, " "), tool(t, b, "producer-perf", args...), `(?m)^20000 records sent, `)
 		total += records
-		for until := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // acks=0: the tool does not wait
+		for until := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) { // acks=0: the tool does not wait
 			var got int64
 			for n := range maps.Values(b.endOffsets(topic)) {
 				got += n

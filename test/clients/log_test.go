@@ -109,7 +109,7 @@ func TestRetentionChanges(t *testing.T) {
 	reader := b.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic: {0: kgo.NewOffset().At(560)}}), kgo.ConsumeResetOffset(kgo.NoResetOffset()))
 	tool(t, b, "configs", "--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", "retention.bytes=1048576")
 	start := int64(0)
-	for until := time.Now().Add(30 * time.Second); start < 300; time.Sleep(100 * time.Millisecond) {
+	for until := time.Now().Add(2 * time.Minute); start < 300; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("the log begins at %d", start)
 		}
@@ -132,7 +132,7 @@ func TestRetentionChanges(t *testing.T) {
 	if err := gone.PollFetches(deadline(t, time.Minute)).Err(); !errors.Is(err, kerr.OffsetOutOfRange) {
 		t.Errorf("a reader of what is gone got %v", err)
 	}
-	for until := time.Now().Add(30 * time.Second); !targetKafka; time.Sleep(50 * time.Millisecond) {
+	for until := time.Now().Add(2 * time.Minute); !targetKafka; time.Sleep(50 * time.Millisecond) {
 		left, err := filepath.Glob(filepath.Join(b.logDir(), topic+"-0", "*.deleted"))
 		must(t, err)
 		if len(left) == 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-const rawPatience = 30 * time.Second
+const rawPatience = time.Minute
 
 // rawConn is a connection on which a test says exactly what it wants to say.
 type rawConn struct {

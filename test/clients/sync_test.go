@@ -33,7 +33,7 @@ func TestSyncBeforeAck(t *testing.T) {
 		t.Run(fmt.Sprintf("acks=%d", acks), func(t *testing.T) {
 			trace := filepath.Join(t.TempDir(), "trace")
 			c := dial(t, b.addr)
-			stop := attach(t, b.pid(), trace)
+			detach := attach(t, b.pid(), trace)
 			for i := range requests {
 				resp, err := c.ask(produceRequest(acks, topic, 0, batchOf(nil, fmt.Appendf(nil, "acks %d record %d", acks, i))))
 				must(t, err)
@@ -42,10 +42,17 @@ func TestSyncBeforeAck(t *testing.T) {
 				}
 			}
 			port := c.LocalAddr().(*net.TCPAddr).Port
-			stop()
-			text, err := os.ReadFile(trace)
-			must(t, err)
-			answers, problems := checkTrace(string(text), b.logDir(), filepath.Join(b.logDir(), topic+"-0"), port)
+			// The client may have the last answer before strace has noted the call that sent it.
+			var text []byte
+			var answers int
+			var problems []string
+			for until := time.Now().Add(rawPatience); answers < requests && time.Now().Before(until); time.Sleep(10 * time.Millisecond) {
+				var err error
+				text, err = os.ReadFile(trace)
+				must(t, err)
+				answers, problems = checkTrace(string(text), b.logDir(), filepath.Join(b.logDir(), topic+"-0"), port)
+			}
+			detach()
 			for _, p := range problems {
 				t.Error(p)
 			}
@@ -57,14 +64,14 @@ func TestSyncBeforeAck(t *testing.T) {
 }
 
 // attach follows all threads of a process with strace until the returned function is called.
-func attach(t *testing.T, pid int, trace string) (stop func()) {
+func attach(t *testing.T, pid int, trace string) (detach func()) {
 	t.Helper()
 	cmd := exec.Command("strace", "-f", "-yy", "-s", "0", "-o", trace, "-p", strconv.Itoa(pid), "-e", "trace=network,desc")
 	ownProcess(cmd)
 	var stderr lockedBuffer
 	cmd.Stderr = &stderr
 	must(t, cmd.Start())
-	for until := time.Now().Add(20 * time.Second); !strings.Contains(stderr.String(), "attached"); time.Sleep(10 * time.Millisecond) {
+	for until := time.Now().Add(rawPatience); !strings.Contains(stderr.String(), "attached"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(until) {
 			_ = cmd.Process.Kill()
 			t.Fatalf("strace does not attach: %s", stderr.String())
@@ -72,9 +79,6 @@ func attach(t *testing.T, pid int, trace string) (stop func()) {
 	}
 	time.Sleep(200 * time.Millisecond) // for the threads after the first
 	return func() {
-		// The client may have the last answer before strace has noted the call that sent it; a call that is noted when strace
-		// lets go is cut short.
-		time.Sleep(200 * time.Millisecond)
 		must(t, cmd.Process.Signal(syscall.SIGINT))
 		_ = cmd.Wait()
 	}
