@@ -25,7 +25,8 @@ internal/vfs:
 internal/config:
 internal/record:
 internal/wire:                internal/vfs
-internal/network:             internal/vfs internal/wire
+internal/stall:               internal/vfs
+internal/network:             internal/vfs internal/wire internal/stall
 internal/storage:             internal/vfs internal/record internal/wire
 internal/metadata:            internal/wire
 internal/metastore:

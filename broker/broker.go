@@ -32,6 +32,7 @@ import (
 	"moldau/internal/metastore"
 	"moldau/internal/network"
 	"moldau/internal/partition"
+	"moldau/internal/stall"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
@@ -64,6 +65,7 @@ type Broker struct {
 	cluster    *cluster.Cluster
 	partitions *partition.Manager
 	groups     *handler.Groups
+	stalls     *stall.Detector
 	net        *network.Server
 	service    lateService
 	http       *http.Server
@@ -97,6 +99,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 			err = errors.Join(err, b.teardown(context.Background()))
 		}
 	}()
+	b.startStalls()
 	if err := b.listen(); err != nil {
 		return nil, err
 	}
@@ -137,6 +140,17 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	return b, nil
 }
 
+// startStalls watches for stalls of this process.
+func (b *Broker) startStalls() {
+	c := b.o.Config
+	threshold := c.Millis("moldau.stall.ms")
+	if threshold <= 0 {
+		return
+	}
+	b.stalls = stall.Start(stall.Options{Threshold: threshold, Record: c.Bool("moldau.stall.trace"),
+		FS: b.fs, Dir: filepath.ToSlash(c.MetadataDir()) + "/stalls", Log: b.log})
+}
+
 func (b *Broker) listen() error {
 	c := b.o.Config
 	var ls []network.Listener
@@ -161,6 +175,7 @@ func (b *Broker) listen() error {
 		SendBuffer:        int(c.Int("socket.send.buffer.bytes")),
 		RecvBuffer:        int(c.Int("socket.receive.buffer.bytes")),
 		SlowRequest:       c.Millis("moldau.request.slow.ms"),
+		Stalls:            b.stalls,
 	})
 	return err
 }
@@ -403,6 +418,7 @@ func (b *Broker) teardown(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	b.stalls.Close()
 	close(b.stop)
 	b.wg.Wait()
 	if b.partitions != nil {

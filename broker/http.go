@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"moldau/internal/network"
+	"moldau/internal/stall"
 )
 
 // startHTTP serves /live, /ready, /metrics and Go's profiles on moldau.http.listener, and nowhere else.
@@ -133,6 +134,7 @@ var (
 	reserveDesc    = prometheus.NewDesc("moldau_metadata_reserve_given_up", "1 while the reserve of the metadata directory is given up because its volume is nearly full.", nil, nil)
 	stalledDesc    = prometheus.NewDesc("moldau_log_dir_stalled_seconds", "For how long a write or sync has not come back, 0 while the disk does not hang.", []string{"dir"}, nil)
 	stallsDesc     = prometheus.NewDesc("moldau_log_dir_stalls_total", "How often the disk of the log dir hung.", []string{"dir"}, nil)
+	standstillDesc = prometheus.NewDesc("moldau_stalls_total", "How often the process did not run for moldau.stall.ms, or the own work of a request took longer.", []string{"kind"}, nil)
 	storeDesc      = prometheus.NewDesc("moldau_metastore_failed", "1 after the metadata store failed: a restart brings it back.", nil, nil)
 	logSizeDesc    = prometheus.NewDesc("moldau_log_size_bytes", "Bytes in segments of a partition.", []string{"topic", "partition"}, nil)
 	logEndDesc     = prometheus.NewDesc("moldau_log_end_offset", "Log end offset of a partition.", []string{"topic", "partition"}, nil)
@@ -160,7 +162,7 @@ var (
 func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{partitionsDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
 		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc,
-		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, storeDesc,
+		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, standstillDesc, storeDesc,
 		damagedDesc, scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc} {
 		out <- d
 	}
@@ -204,7 +206,7 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 
 // collectDisk reports what is wrong with the disk, if anything is.
 func (b *Broker) collectDisk(out chan<- prometheus.Metric) {
-	room, stall, dir := b.dir.Room(), b.dir.Stall(), b.dir.Path()
+	room, hang, dir := b.dir.Room(), b.dir.Stall(), b.dir.Path()
 	one := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
 	}
@@ -213,11 +215,14 @@ func (b *Broker) collectDisk(out chan<- prometheus.Metric) {
 	one(fullTimesDesc, prometheus.CounterValue, float64(room.Times), dir)
 	one(reserveDesc, prometheus.GaugeValue, truth(room.ReserveGiven))
 	seconds := 0.0
-	if stall.Stalled {
-		seconds = time.Since(stall.Since).Seconds()
+	if hang.Stalled {
+		seconds = time.Since(hang.Since).Seconds()
 	}
 	one(stalledDesc, prometheus.GaugeValue, seconds, dir)
-	one(stallsDesc, prometheus.CounterValue, float64(stall.Times), dir)
+	one(stallsDesc, prometheus.CounterValue, float64(hang.Times), dir)
+	for _, k := range []stall.Kind{stall.Scheduler, stall.Request} {
+		one(standstillDesc, prometheus.CounterValue, float64(b.stalls.Count(k)), k.String())
+	}
 	one(storeDesc, prometheus.GaugeValue, truth(b.storeErr.Load() != nil))
 }
 

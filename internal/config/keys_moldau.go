@@ -13,5 +13,9 @@ func moldauKeys() []Key {
 			Doc: "Heartbeat of the metadata store. Shorter ticks start faster and cost more when idle."},
 		{Name: "moldau.request.slow.ms", Type: Long, Default: "1000", Valid: atLeast(0), Importance: Low, State: Used,
 			Doc: "Requests that take longer are logged with the time of each stage; 0 logs none."},
+		{Name: "moldau.stall.ms", Type: Long, Default: "500", Valid: atLeast(0), Importance: Low, State: Used,
+			Doc: "When the process does not run for so long, or the own work of one request takes longer, the log says so; 0 never looks."},
+		{Name: "moldau.stall.trace", Type: Boolean, Default: "false", Importance: Low, State: Used,
+			Doc: "Record what the scheduler does, and write the last ten seconds to stalls/ in the metadata directory when there is a stall, for go tool trace."},
 	}
 }

@@ -11,6 +11,7 @@ package handler
 
 import (
 	"context"
+	"log/slog"
 	"regexp"
 	"time"
 
@@ -94,11 +95,14 @@ func (t *Table) apiVersions(rc *requestContext, req *kmsg.ApiVersionsRequest) *k
 func shortened(s string) string { return s[:min(len(s), maxSoftwareName)] }
 
 // answeredCall is a request whose response was ready when it started.
-type answeredCall struct{ reply network.Reply }
+type answeredCall struct {
+	rc    *requestContext
+	reply network.Reply
+}
 
 func answered(rc *requestContext, resp kmsg.Response, version int16) *answeredCall {
 	resp.SetVersion(version)
-	return &answeredCall{network.Reply{
+	return &answeredCall{rc, network.Reply{
 		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, rc.header.CorrelationID, resp)}},
 		Throttle:  rc.throttle(),
 		LocalDone: time.Now(),
@@ -108,5 +112,7 @@ func answered(rc *requestContext, resp kmsg.Response, version int16) *answeredCa
 func (c *answeredCall) Ready() bool { return true }
 
 func (c *answeredCall) Wait(context.Context) network.Reply { return c.reply }
+
+func (c *answeredCall) Describe() []slog.Attr { return c.rc.describe() }
 
 func (c *answeredCall) Release() {}

@@ -49,6 +49,7 @@ func (rc *requestContext) changeConfigs(ctx context.Context, changes []configCha
 	if len(alterations) == 0 {
 		return
 	}
+	rc.waits()
 	alter := rc.table.o.Cluster.AlterConfigs
 	if incremental {
 		alter = rc.table.o.Cluster.IncrementalAlterConfigs

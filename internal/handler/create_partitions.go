@@ -18,7 +18,7 @@ import (
 )
 
 func createPartitions(ctx context.Context, rc *requestContext, req *kmsg.CreatePartitionsRequest) kmsg.Response {
-	ctx, cancel := within(ctx, req.TimeoutMillis)
+	ctx, cancel := rc.within(ctx, req.TimeoutMillis)
 	defer cancel()
 	resp := kmsg.NewPtrCreatePartitionsResponse()
 	add := func(name string, code wire.Code, message string) {

@@ -20,7 +20,7 @@ import (
 )
 
 func createTopics(ctx context.Context, rc *requestContext, req *kmsg.CreateTopicsRequest) kmsg.Response {
-	ctx, cancel := within(ctx, req.TimeoutMillis)
+	ctx, cancel := rc.within(ctx, req.TimeoutMillis)
 	defer cancel()
 	im := rc.table.o.Cluster.Image()
 	asked, twice := split(req.Topics, func(t *kmsg.CreateTopicsRequestTopic) string { return t.Topic })

@@ -17,7 +17,7 @@ import (
 )
 
 func deleteTopics(ctx context.Context, rc *requestContext, req *kmsg.DeleteTopicsRequest) kmsg.Response {
-	ctx, cancel := within(ctx, req.TimeoutMillis)
+	ctx, cancel := rc.within(ctx, req.TimeoutMillis)
 	defer cancel()
 	asked := topicRefs(req)
 	resp := kmsg.NewPtrDeleteTopicsResponse()

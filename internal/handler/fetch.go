@@ -16,6 +16,7 @@ package handler
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"moldau/internal/network"
@@ -107,6 +108,14 @@ func (c *fetchCall) Ready() bool {
 	return c.enough
 }
 
+// Describe names the partitions that were read.
+func (c *fetchCall) Describe() []slog.Attr {
+	return c.rc.describe(describePartitions(len(c.targets), func() string {
+		t := c.targets[0]
+		return c.rc.partitionName(t.topic, t.id, t.index)
+	}), slog.Duration("maxWait", c.req.MaxWait))
+}
+
 // Release lets go of what the reply refers to, and gives the call to the request that comes next.
 func (c *fetchCall) Release() {
 	c.drop()
@@ -148,7 +157,7 @@ func (c *fetchCall) Wait(ctx context.Context) network.Reply {
 	return network.Reply{
 		Pieces:    c.encoder.Encode(c.rc.header.CorrelationID, c.rc.header.Version, &c.resp),
 		Throttle:  c.rc.throttle(),
-		LocalDone: c.local, Ready: time.Now(),
+		LocalDone: c.local, Ready: time.Now(), MayPark: max(0, c.req.MaxWait),
 	}
 }
 

@@ -68,6 +68,7 @@ func (rc *requestContext) coordinatorOf(ctx context.Context, kind int8, key stri
 	}
 	t := rc.table.o.Cluster.Image().Topic(offsetsTopic)
 	if t == nil {
+		rc.waits()
 		rc.table.autoCreate(ctx, rc.table.o.Cluster.Image(), []string{offsetsTopic})
 		if t = rc.table.o.Cluster.Image().Topic(offsetsTopic); t == nil {
 			return fail(wire.CoordinatorNotAvailable, "")

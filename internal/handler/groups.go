@@ -52,7 +52,7 @@ const keptBufferBytes = 1 << 20
 func atGroup[R any](ctx context.Context, rc *requestContext, id string, event coordinator.Event[*group.Shard]) (R, wire.Code) {
 	var got any
 	pending, err := rc.table.o.Groups.Start(id, event)
-	rc.local = time.Now()
+	rc.waits()
 	if err == nil {
 		got, err = pending.Wait(ctx)
 	}

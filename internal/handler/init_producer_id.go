@@ -39,5 +39,6 @@ func newProducerID(ctx context.Context, rc *requestContext, req *kmsg.InitProduc
 	if !rc.allowed(clusterName) {
 		return -1, wire.ClusterAuthorizationFailed
 	}
+	rc.waits()
 	return rc.table.o.Cluster.NextProducerID(ctx)
 }

@@ -150,6 +150,7 @@ func (m *metadataRequest) named(ctx context.Context) []kmsg.MetadataResponseTopi
 		out = append(out, r)
 	}
 	if len(missing) > 0 {
+		m.rc.waits()
 		m.rc.table.autoCreate(ctx, m.im, missing)
 	}
 	return out

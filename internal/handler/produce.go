@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"moldau/internal/network"
@@ -122,6 +123,17 @@ func (c *produceCall) Ready() bool {
 		}
 	}
 	return true
+}
+
+// Describe names the partitions of the request.
+func (c *produceCall) Describe() []slog.Attr {
+	return c.rc.describe(describePartitions(len(c.parts), func() string {
+		if p := c.parts[0].p; p != nil {
+			return p.Name()
+		}
+		topic := &c.req.Topics[0]
+		return c.rc.partitionName(topic.Name, topic.ID, topic.Partitions[0].Index)
+	}), slog.Int("acks", int(c.req.Acks)))
 }
 
 // Release gives the call to the request that comes next.

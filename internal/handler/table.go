@@ -18,6 +18,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/netip"
 	"strconv"
 	"sync/atomic"
@@ -67,11 +68,15 @@ type row struct {
 	large    bool  // may be as large as socket.request.max.bytes
 	// needs is what a client must be allowed to do; the handler asks once per resource.
 	needs access
+	parks time.Duration // how long it may wait for other clients without being slow; a fetch says it itself
 	start func(t *Table, rc requestContext, body []byte) (network.Call, error)
 }
 
 // smallFrameBytes bounds the requests of every API that does not carry records.
 const smallFrameBytes = 8 << 20
+
+// forMembers: a group takes as long as its members.
+const forMembers = time.Duration(math.MaxInt64)
 
 // rows is the one list of APIs. Versions are those of Kafka 4.3.1.
 func rows() []row {
@@ -83,10 +88,10 @@ func rows() []row {
 		{key: kmsg.OffsetCommit, min: 2, max: 10, needs: access{groupResource, opRead}, start: answer(offsetCommit)},
 		{key: kmsg.OffsetFetch, min: 1, max: 10, needs: access{groupResource, opDescribe}, start: answer(offsetFetch)},
 		{key: kmsg.FindCoordinator, min: 0, max: 6, needs: access{groupResource, opDescribe}, start: answer(findCoordinator)},
-		{key: kmsg.JoinGroup, min: 0, max: 9, needs: access{groupResource, opRead}, start: answer(joinGroup)},
+		{key: kmsg.JoinGroup, min: 0, max: 9, needs: access{groupResource, opRead}, parks: forMembers, start: answer(joinGroup)},
 		{key: kmsg.Heartbeat, min: 0, max: 4, needs: access{groupResource, opRead}, start: answer(heartbeat)},
 		{key: kmsg.LeaveGroup, min: 0, max: 5, needs: access{groupResource, opRead}, start: answer(leaveGroup)},
-		{key: kmsg.SyncGroup, min: 0, max: 5, needs: access{groupResource, opRead}, start: answer(syncGroup)},
+		{key: kmsg.SyncGroup, min: 0, max: 5, needs: access{groupResource, opRead}, parks: forMembers, start: answer(syncGroup)},
 		{key: kmsg.DescribeGroups, min: 0, max: 6, needs: access{groupResource, opDescribe}, start: answer(describeGroups)},
 		{key: kmsg.ListGroups, min: 0, max: 5, needs: access{clusterResource, opDescribe}, start: answer(listGroups)},
 		{key: kmsg.SASLHandshake, min: 0, max: 1, start: answer(saslHandshake)},
@@ -178,7 +183,49 @@ type requestContext struct {
 	host      netip.AddrPort
 	row       *row
 	table     *Table
-	local     time.Time // when local work ended, where the handler then waited for others
+	local     time.Time // when local work ended, where the handler then waited for others: see waits
+}
+
+// waits says that what follows waits for others, the metadata store included: it is remote time.
+func (rc *requestContext) waits() {
+	if rc.local.IsZero() {
+		rc.local = time.Now()
+	}
+}
+
+// describe says who asks, for the log of slow requests. Clients choose their names: only so much of one is logged.
+func (rc *requestContext) describe(more ...slog.Attr) []slog.Attr {
+	software := ""
+	if s, ok := rc.conn.State().(*connState); ok && s.software != "" { // as in Start: ApiVersions has no other request beside it
+		software = s.software + " " + s.softwareVersion
+	}
+	id := rc.header.ClientID
+	return append([]slog.Attr{slog.String("client", id[:min(len(id), maxLoggedName)]), slog.String("software", software),
+		slog.String("principal", rc.principal)}, more...)
+}
+
+// maxLoggedName bounds what is logged of a name that a client chose.
+const maxLoggedName = 128
+
+// partitionName is the name of a partition that a client named by its topic's name or id.
+func (rc *requestContext) partitionName(topic string, id wire.UUID, index int32) string {
+	if topic == "" {
+		if topic = id.String(); rc.table.o.Cluster.Image().TopicByID(id) != nil {
+			topic = rc.table.o.Cluster.Image().TopicByID(id).Name
+		}
+	}
+	return fmt.Sprintf("%s-%d", topic[:min(len(topic), maxLoggedName)], index)
+}
+
+// describePartitions names the first of n partitions and says how many there are; first is asked for only if there is one.
+func describePartitions(n int, first func() string) slog.Attr {
+	switch n {
+	case 0:
+		return slog.Attr{}
+	case 1:
+		return slog.String("partition", first())
+	}
+	return slog.Group("", slog.String("partition", first()), slog.Int("partitions", n))
 }
 
 // anonymous is the principal of a connection without authentication.
@@ -261,9 +308,11 @@ func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
 	return network.Reply{
 		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, resp)}},
 		Throttle:  c.rc.throttle(),
-		LocalDone: c.rc.local, Ready: ready,
+		LocalDone: c.rc.local, Ready: ready, MayPark: c.rc.row.parks,
 	}
 }
+
+func (c *simpleCall[Req]) Describe() []slog.Attr { return c.rc.describe() }
 
 func (c *simpleCall[Req]) Release() {}
 

@@ -56,7 +56,7 @@ type started struct {
 	buf                   *slab // holds its frame
 	key                   int16
 	size                  int32
-	throttle              time.Duration
+	throttle, mayPark     time.Duration
 	arrived, begun, local time.Time
 	ready, sending        time.Time
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"math/rand"
 	"net"
 	"os"
@@ -413,6 +414,7 @@ type pooledCall struct{ s *pooledService }
 
 func (c *pooledCall) Ready() bool                { return true }
 func (c *pooledCall) Wait(context.Context) Reply { return Reply{Pieces: c.s.answer} }
+func (c *pooledCall) Describe() []slog.Attr      { return nil }
 func (c *pooledCall) Release()                   { c.s.pool.Put(c) }
 
 func (s *pooledService) MaxFrameBytes(int16) int32 { return 1 << 20 }

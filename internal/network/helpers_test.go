@@ -75,6 +75,8 @@ func (c *fakeCall) Wait(ctx context.Context) Reply {
 	return c.reply
 }
 
+func (c *fakeCall) Describe() []slog.Attr { return []slog.Attr{slog.String("who", "a test")} }
+
 func (c *fakeCall) Release() {
 	if checksum(c.frame) != c.sum {
 		c.srv.fail("a frame changed before its release")

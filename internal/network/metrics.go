@@ -9,22 +9,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-type stage int
-
-const (
-	stageRequestQueue stage = iota
-	stageLocal
-	stageRemote
-	stageThrottle
-	stageResponseQueue
-	stageResponseSend
-	stageTotal
-	stages
-)
-
-var stageNames = [stages]string{"RequestQueueTime", "LocalTime", "RemoteTime", "ThrottleTime",
-	"ResponseQueueTime", "ResponseSendTime", "TotalTime"}
-
 const (
 	firstBucket = 4 // the first bucket ends at 2^4 = 16 microseconds, each further one at twice the last
 	bucketCount = 22
@@ -121,7 +105,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			}
 			total += h.buckets[bucketCount].Load()
 			ch <- prometheus.MustNewConstHistogram(m.timeDesc, total,
-				time.Duration(h.sumNanos.Load()).Seconds(), cumulative, name, stageNames[s])
+				time.Duration(h.sumNanos.Load()).Seconds(), cumulative, name, stageNames[s].metric)
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"moldau/internal/stall"
 )
 
 const (
@@ -50,6 +52,7 @@ type Options struct {
 	SendBuffer        int                // socket.send.buffer.bytes; 0 or less: the system's
 	RecvBuffer        int                // socket.receive.buffer.bytes; 0 or less: the system's
 	SlowRequest       time.Duration      // log a request that takes longer than this apart from parking and throttling; 0: off
+	Stalls            *stall.Detector    // is told how long requests worked; nil: nobody is
 	PoisonBuffers     bool               // overwrite buffers when they are released: for tests, to find a use after that
 	minRateGrace      time.Duration      // tests only: how long a partial frame may stand still, else 30 s
 }

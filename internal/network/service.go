@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"moldau/internal/wire"
@@ -30,6 +31,8 @@ type Call interface {
 	Ready() bool
 	// Wait returns the response. It may park, and returns soon after ctx has ended.
 	Wait(ctx context.Context) Reply
+	// Describe says who asked, and for what, for the log of slow requests: between Wait and Release, if at all.
+	Describe() []slog.Attr
 	// Release unpins what the Reply refers to. Nobody touches the Call or the frame afterwards.
 	Release()
 }
@@ -42,4 +45,5 @@ type Reply struct {
 	Throttle   time.Duration // start nothing more on the connection for this long after sending (KIP-219)
 	LocalDone  time.Time     // when local work ended; zero: when Start returned
 	Ready      time.Time     // when waiting for others ended; zero: when Wait returned
+	MayPark    time.Duration // how long the client asked to be parked, or must expect to be: so much of RemoteTime is not slow
 }

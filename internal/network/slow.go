@@ -1,19 +1,23 @@
 package network
 
 import (
-	"time"
+	"context"
+	"log/slog"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// logSlow says where the time of a slow request went, once a second at most.
-func (c *Conn) logSlow(e *started, sent time.Time) {
+// logSlow says where the time of a slow request went, and whose request it was, once a second at most.
+func (c *Conn) logSlow(e *started, took *stageTimes) {
 	n, ok := c.srv.slow.allow()
 	if !ok {
 		return
 	}
-	c.srv.opt.Log.Warn("slow request", "api", kmsg.NameForKey(e.key), "listener", c.listener, "peer", c.remote,
-		"requestBytes", e.size, "total", sent.Sub(e.arrived), "requestQueue", e.begun.Sub(e.arrived),
-		"local", e.local.Sub(e.begun), "remote", e.ready.Sub(e.local),
-		"responseQueue", e.sending.Sub(e.ready), "responseSend", sent.Sub(e.sending), "suppressed", n)
+	attrs := []slog.Attr{slog.String("api", kmsg.NameForKey(e.key)), slog.String("slowest", stageNames[took.slowest()].log)}
+	for s, d := range took {
+		attrs = append(attrs, slog.Duration(stageNames[s].log, d))
+	}
+	attrs = append(attrs, slog.String("listener", c.listener), slog.Any("peer", c.remote), slog.Int("requestBytes", int(e.size)))
+	attrs = append(attrs, e.call.Describe()...)
+	c.srv.opt.Log.LogAttrs(context.Background(), slog.LevelWarn, "slow request", append(attrs, slog.Int("suppressed", n))...)
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
 )
@@ -129,7 +131,7 @@ func (c *Conn) answer(out *outbox, reply Reply) {
 	if e.ready = reply.Ready; e.ready.IsZero() {
 		e.ready = time.Now()
 	}
-	e.throttle = reply.Throttle
+	e.throttle, e.mayPark = reply.Throttle, reply.MayPark
 	out.done = append(out.done, e)
 	if reply.None || broken {
 		return
@@ -304,15 +306,13 @@ func (c *Conn) flush(out *outbox) {
 
 // observe counts a finished request, and logs a slow one.
 func (c *Conn) observe(e *started, sent time.Time) {
-	t := c.srv.metrics.api(e.key)
-	t[stageRequestQueue].observe(e.begun.Sub(e.arrived))
-	t[stageLocal].observe(e.local.Sub(e.begun))
-	t[stageRemote].observe(e.ready.Sub(e.local))
-	t[stageThrottle].observe(e.throttle)
-	t[stageResponseQueue].observe(e.sending.Sub(e.ready))
-	t[stageResponseSend].observe(sent.Sub(e.sending))
-	t[stageTotal].observe(sent.Sub(e.arrived))
-	if limit := c.srv.opt.SlowRequest; limit > 0 && sent.Sub(e.arrived)-max(e.ready.Sub(e.local), 0) > limit {
-		c.logSlow(e, sent)
+	took := e.times(sent)
+	api := c.srv.metrics.api(e.key)
+	for s := range took {
+		api[s].observe(took[s])
+	}
+	c.srv.opt.Stalls.Slow(kmsg.NameForKey(e.key), took[stageLocal])
+	if limit := c.srv.opt.SlowRequest; limit > 0 && took[stageTotal]-min(max(took[stageRemote], 0), e.mayPark) > limit {
+		c.logSlow(e, &took)
 	}
 }
