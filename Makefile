@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip compaction storage-model recovery start-figures powerloss bench-kafka parity parity-record kill9-groups group-world cross
+.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip compaction storage-model recovery start-figures powerloss bench-kafka parity parity-record kill9-groups group-world cross connections
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ group-world: ## SEEDS (default 3000) seeds of simulated groups: joins, leaves, l
 
 cross: ## build and vet for macOS and Windows too
 	@for os in darwin windows; do echo "== $$os"; GOOS=$$os $(GO) build -o /dev/null ./cmd/moldau && GOOS=$$os $(GO) vet ./... || exit 1; done
+
+connections: ## CONNECTIONS (default 10000) idle connections beside a hundredth of active ones; needs twice as many descriptors
+	@ulimit -n $$(ulimit -Hn); CONNECTIONS=$${CONNECTIONS:-10000} $(GO) test -count=1 -timeout 30m -v -run '^TestConnections$$' ./test/mission/
 
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'

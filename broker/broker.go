@@ -157,25 +157,18 @@ func (b *Broker) listen() error {
 	for _, l := range c.Listeners() {
 		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port)})
 	}
-	overrides := map[netip.Addr]int{}
-	for host, n := range c.ConnectionOverrides() {
-		if addr, err := netip.ParseAddr(host); err == nil {
-			overrides[addr] = n
-		}
-	}
+	limits := b.limits(c)
 	var err error
 	b.net, err = network.Listen(network.Options{
 		Listeners: ls, Service: &b.service, Log: b.log, Registerer: b.registry, PoisonBuffers: b.o.PoisonBuffers,
-		MaxRequestBytes:   int32(c.Int("socket.request.max.bytes")),
-		QueuedBytes:       c.Int("queued.max.request.bytes"),
-		MaxConnections:    int(c.Int("max.connections")),
-		MaxPerIP:          int(c.Int("max.connections.per.ip")),
-		MaxPerIPOverrides: overrides,
-		IdleTimeout:       c.Millis("connections.max.idle.ms"),
-		SendBuffer:        int(c.Int("socket.send.buffer.bytes")),
-		RecvBuffer:        int(c.Int("socket.receive.buffer.bytes")),
-		SlowRequest:       c.Millis("moldau.request.slow.ms"),
-		Stalls:            b.stalls,
+		MaxRequestBytes: int32(c.Int("socket.request.max.bytes")),
+		QueuedBytes:     c.Int("queued.max.request.bytes"),
+		Limits:          &limits,
+		IdleTimeout:     c.Millis("connections.max.idle.ms"),
+		SendBuffer:      int(c.Int("socket.send.buffer.bytes")),
+		RecvBuffer:      int(c.Int("socket.receive.buffer.bytes")),
+		SlowRequest:     c.Millis("moldau.request.slow.ms"),
+		Stalls:          b.stalls,
 	})
 	return err
 }

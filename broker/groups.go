@@ -24,6 +24,7 @@ func (b *Broker) openGroups() error {
 // publish gives an image to those who act on it. Who serves a partition's state lets go of it before the partition
 // changes, and takes it up afterwards.
 func (b *Broker) publish(old, im *metadata.Image) {
+	b.applyLimits(old, im)
 	b.groups.Retire(im)
 	b.partitions.Apply(im)
 	b.groups.Adopt(im)

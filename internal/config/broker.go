@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -133,6 +134,23 @@ func (b *Broker) Int(name string) int64 {
 	return 0
 }
 
+// ListenerInt returns the value that an Int key has for one listener only, listener.name.NAME.KEY, if it has one.
+func (b *Broker) ListenerInt(listener, name string) (int64, bool) {
+	k, ok := brokerTable.lookup(name)
+	if !ok || k.Type != Int {
+		panic(fmt.Sprintf("BUG: %s is no configuration key of type %v", name, Int))
+	}
+	raw, ok := b.effective["listener.name."+strings.ToLower(listener)+"."+name]
+	if !ok {
+		return 0, false
+	}
+	v, err := k.parse(raw)
+	if err != nil {
+		panic("BUG: unchecked configuration: " + err.Error())
+	}
+	return v.(int64), true
+}
+
 // Double returns a Double key's value.
 func (b *Broker) Double(name string) float64 { return b.value(name, Double).(float64) }
 
@@ -229,14 +247,6 @@ func (b *Broker) MetadataDir() string {
 		return filepath.Join(b.LogDirs()[0], metadataInLogDir)
 	}
 	return filepath.FromSlash(defaultMetadataDir)
-}
-
-// MaxConnectionsPerIP is the limit for one client address: an override by that text, or the general one.
-func (b *Broker) MaxConnectionsPerIP(address string) int {
-	if n, ok := b.overrides[address]; ok {
-		return n
-	}
-	return int(b.Int("max.connections.per.ip"))
 }
 
 // ConnectionOverrides are the client addresses with a limit of their own. The caller owns the map.

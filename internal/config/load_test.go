@@ -341,7 +341,7 @@ func TestDynamicValuesDisplaceOtherUnits(t *testing.T) {
 	if got := b.WithDynamic(map[string]string{"message.max.bytes": "5"}, nil).WithDynamic(nil, nil).Int("message.max.bytes"); got != 1048588 {
 		t.Error("dynamic values that were taken back count no more", got)
 	}
-	if b.WithDynamic(nil, map[string]string{"max.connections.per.ip.overrides": "10.0.0.1:3"}).MaxConnectionsPerIP("10.0.0.1") != 3 {
+	if b.WithDynamic(nil, map[string]string{"max.connections.per.ip.overrides": "10.0.0.1:3"}).ConnectionOverrides()["10.0.0.1"] != 3 {
 		t.Error("limits of addresses are dynamic")
 	}
 }

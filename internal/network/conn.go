@@ -26,6 +26,8 @@ type Conn struct {
 	ctx           context.Context // ends when the peer is gone or the connection is closed
 	cancel        context.CancelFunc
 	state         any
+	opened        time.Time
+	evicted       bool // guarded by Server.mu: it was closed to make room
 
 	turn chan struct{} // cap 1: something the reader may wait for has changed
 	stop chan struct{} // closed with quit
@@ -66,7 +68,7 @@ func newConn(s *Server, listener string, nc *net.TCPConn) *Conn {
 	c := &Conn{
 		srv: s, nc: nc, id: s.lastID.Add(1), listener: listener,
 		local: addrPort(nc.LocalAddr()), remote: addrPort(nc.RemoteAddr()),
-		turn: make(chan struct{}, 1), stop: make(chan struct{}),
+		opened: time.Now(), turn: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if !c.remote.IsValid() || c.initSock() != nil {
 		return nil

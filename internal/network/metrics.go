@@ -42,6 +42,7 @@ type metrics struct {
 	connections *prometheus.GaugeVec
 	accepted    *prometheus.CounterVec
 	closed      *prometheus.CounterVec
+	waiting     prometheus.Gauge
 	bytesIn     prometheus.Counter
 	bytesOut    prometheus.Counter
 
@@ -59,6 +60,8 @@ func newMetrics(reg prometheus.Registerer, budget func() float64) *metrics {
 			Help: "Connections accepted, those refused by a limit included."}, []string{"listener"}),
 		closed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "moldau_network_closed_total",
 			Help: "Connections closed, by reason."}, []string{"reason"}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "moldau_network_acceptors_waiting",
+			Help: "Listeners' addresses that accept nothing because max.connections is reached."}),
 		bytesIn: prometheus.NewCounter(prometheus.CounterOpts{Name: "moldau_network_received_bytes_total",
 			Help: "Bytes received from clients."}),
 		bytesOut: prometheus.NewCounter(prometheus.CounterOpts{Name: "moldau_network_sent_bytes_total",
@@ -69,7 +72,7 @@ func newMetrics(reg prometheus.Registerer, budget func() float64) *metrics {
 	if reg != nil {
 		free := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "moldau_network_request_memory_available_bytes",
 			Help: "What request frames may still take of queued.max.request.bytes."}, budget)
-		reg.MustRegister(m.connections, m.accepted, m.closed, m.bytesIn, m.bytesOut, free, m)
+		reg.MustRegister(m.connections, m.accepted, m.closed, m.waiting, m.bytesIn, m.bytesOut, free, m)
 	}
 	return m
 }

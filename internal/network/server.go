@@ -45,16 +45,14 @@ type Options struct {
 	QueuedBytes     int64 // queued.max.request.bytes, of frames in memory; 0 or less: 128 MiB
 	ConnBytes       int64 // frames of one connection that may be started together (at least one may); 0: 8 MiB
 
-	MaxConnections    int                // max.connections; 0: no limit
-	MaxPerIP          int                // max.connections.per.ip; 0: no limit
-	MaxPerIPOverrides map[netip.Addr]int // max.connections.per.ip.overrides
-	IdleTimeout       time.Duration      // connections.max.idle.ms, also for a client that takes nothing of a response; 0: never
-	SendBuffer        int                // socket.send.buffer.bytes; 0 or less: the system's
-	RecvBuffer        int                // socket.receive.buffer.bytes; 0 or less: the system's
-	SlowRequest       time.Duration      // log a request that takes longer than this apart from parking and throttling; 0: off
-	Stalls            *stall.Detector    // is told how long requests worked; nil: nobody is
-	PoisonBuffers     bool               // overwrite buffers when they are released: for tests, to find a use after that
-	minRateGrace      time.Duration      // tests only: how long a partial frame may stand still, else 30 s
+	Limits        *Limits         // nil: none
+	IdleTimeout   time.Duration   // connections.max.idle.ms, also for a client that takes nothing of a response; 0: never
+	SendBuffer    int             // socket.send.buffer.bytes; 0 or less: the system's
+	RecvBuffer    int             // socket.receive.buffer.bytes; 0 or less: the system's
+	SlowRequest   time.Duration   // log a request that takes longer than this apart from parking and throttling; 0: off
+	Stalls        *stall.Detector // is told how long requests worked; nil: nobody is
+	PoisonBuffers bool            // overwrite buffers when they are released: for tests, to find a use after that
+	minRateGrace  time.Duration   // tests only: how long a partial frame may stand still, else 30 s
 }
 
 // BoundListener is an address that is really listened on.
@@ -78,11 +76,17 @@ type Server struct {
 	refusals  logLimit
 	slow      logLimit
 
-	mu      sync.Mutex // guards the following
-	closing bool
-	served  bool
-	conns   map[*Conn]struct{}
-	perIP   map[netip.Addr]int
+	mu          sync.Mutex // guards the following
+	closing     bool
+	served      bool
+	limits      Limits
+	conns       map[*Conn]struct{}
+	perIP       map[netip.Addr]int
+	perListener map[string]int
+	evicting    int               // of conns: closed to make room, not gone yet
+	room        chan struct{}     // closed when a connection goes; nil: no acceptor waits
+	pacer       pacer             // of CreationRate
+	paces       map[string]*pacer // of the listeners' own
 }
 
 type boundListener struct {
@@ -108,7 +112,11 @@ func Listen(opt Options) (*Server, error) {
 	mem.poison = opt.PoisonBuffers
 	s := &Server{
 		opt: opt, mem: mem, quit: make(chan struct{}),
-		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int),
+		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int), perListener: make(map[string]int), paces: make(map[string]*pacer),
+		limits: NoLimits(),
+	}
+	if opt.Limits != nil {
+		s.limits = *opt.Limits
 	}
 	for _, l := range opt.Listeners {
 		bound, err := bind(l)
@@ -117,6 +125,7 @@ func Listen(opt Options) (*Server, error) {
 			return nil, err
 		}
 		s.listeners = append(s.listeners, bound...)
+		s.paces[l.Name] = new(pacer)
 	}
 	s.metrics = newMetrics(opt.Registerer, func() float64 { return float64(s.mem.available()) })
 	return s, nil
@@ -237,13 +246,13 @@ func (s *Server) accept(l boundListener) {
 		}
 		backoff = 0
 		accepted.Inc()
-		if !s.admit(l, nc, open) {
+		if !s.pace(l.name) || !s.admit(l, nc, open) {
 			_ = nc.Close()
 		}
 	}
 }
 
-// admit checks the limits, registers the connection and starts its reader.
+// admit starts a connection's reader when the limits have room for it.
 func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) bool {
 	if s.opt.SendBuffer > 0 {
 		_ = nc.SetWriteBuffer(s.opt.SendBuffer) // a wish, as everywhere
@@ -256,38 +265,57 @@ func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) 
 		return false // reset before we looked
 	}
 	ip := c.remote.Addr()
-	limit := s.opt.MaxPerIP
-	if n, ok := s.opt.MaxPerIPOverrides[ip]; ok {
-		limit = n
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	over := ""
-	switch {
-	case s.closing:
-		return false
-	case s.opt.MaxConnections > 0 && len(s.conns) >= s.opt.MaxConnections:
-		over, limit = "max.connections", s.opt.MaxConnections
-	case limit > 0 && s.perIP[ip] >= limit:
-		over = "max.connections.per.ip"
-	}
-	if over != "" {
-		s.metrics.closed.WithLabelValues("limit").Inc()
-		if n, ok := s.refusals.allow(); ok {
-			s.opt.Log.Warn("connection refused: limit reached", "listener", l.name, "peer", c.remote,
-				"limit", over, "value", limit, "suppressed", n)
+	for {
+		if s.closing {
+			return false
 		}
-		return false
+		if n := s.limits.perIP(ip); s.perIP[ip] >= n {
+			s.metrics.closed.WithLabelValues("limit").Inc()
+			s.logLimit("connection refused: limit reached", c, "max.connections.per.ip", n)
+			return false
+		}
+		limit, n := s.fullLocked(l.name)
+		if limit == "" {
+			break
+		}
+		s.logLimit("connections wait: limit reached", c, limit, n)
+		s.awaitRoom()
 	}
 	s.conns[c] = struct{}{}
 	s.perIP[ip]++
+	s.perListener[l.name]++
 	open.Inc()
+	s.evictLocked()
 	s.wg.Go(func() {
 		c.run()
 		open.Dec()
 		s.forget(c) // last: whoever finds the connection gone finds it counted as gone
 	})
 	return true
+}
+
+func (s *Server) logLimit(text string, c *Conn, limit string, value int) {
+	if n, ok := s.refusals.allow(); ok {
+		s.opt.Log.Warn(text, "listener", c.listener, "peer", c.remote, "limit", limit, "value", value, "suppressed", n)
+	}
+}
+
+// awaitRoom waits until a connection goes, the limits change or the server stops. mu is held, and again when it returns.
+func (s *Server) awaitRoom() {
+	if s.room == nil {
+		s.room = make(chan struct{})
+	}
+	room := s.room
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	s.metrics.waiting.Inc()
+	defer s.metrics.waiting.Dec()
+	select {
+	case <-room:
+	case <-s.quit:
+	}
 }
 
 func (s *Server) forget(c *Conn) {
@@ -298,6 +326,11 @@ func (s *Server) forget(c *Conn) {
 	if s.perIP[ip]--; s.perIP[ip] == 0 {
 		delete(s.perIP, ip)
 	}
+	s.perListener[c.listener]--
+	if c.evicted {
+		s.evicting--
+	}
+	s.roomLocked()
 }
 
 // logLimit lets one line a second through and counts the others.

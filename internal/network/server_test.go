@@ -105,32 +105,6 @@ func TestConnectionKnowsItsListenerAndAddresses(t *testing.T) {
 	}
 }
 
-func TestConnectionLimitsRefuseAndRecover(t *testing.T) {
-	for name, set := range map[string]func(*Options){
-		"max.connections":        func(o *Options) { o.MaxConnections = 2 },
-		"max.connections.per.ip": func(o *Options) { o.MaxPerIP = 2 },
-		"limit=max.connections.per.ip": func(o *Options) {
-			o.MaxPerIP, o.MaxPerIPOverrides = 99, map[netip.Addr]int{netip.MustParseAddr("127.0.0.1"): 2}
-		},
-	} {
-		h := serve(t, &fakeService{}, set)
-		a, b := h.dial(), h.dial()
-		for i, nc := range []net.Conn{a, b} {
-			send(t, nc, request(keyTiny, int32(i), nil))
-			expect(t, nc, int32(i))
-		}
-		_, _ = io.Copy(io.Discard, h.dial())
-		h.expectLog("limit reached", name)
-		a.Close()
-		eventually(t, "room again", func() bool {
-			nc := h.dial()
-			_, _ = nc.Write(request(keyTiny, 9, nil))
-			_, _, err := readResponse(nc)
-			return err == nil
-		})
-	}
-}
-
 func TestAcceptorOutlivesWantOfDescriptors(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("needs prlimit")
