@@ -619,6 +619,55 @@ func TestSwapSurvivesPowerLoss(t *testing.T) {
 	}
 }
 
+// TestSwapSurvivesKillThenPowerLoss kills a compaction at every change of the disk, and takes the power from the recovery that
+// follows: what the recovery found was only in memory.
+func TestSwapSurvivesKillThenPowerLoss(t *testing.T) {
+	const before = "[0-0 0:a=0] [1-1 1:b=1] [2-2 2:a=2] [3-3 3:a=3]"
+	const after = "[1-1 1:b=1] [2-2 2:a=2] [3-3 3:a=3]"
+	for stopAt := 1; ; stopAt++ {
+		done := false
+		for seed := range uint64(60) {
+			rnd := rand.New(rand.NewPCG(seed, uint64(stopAt)))
+			mem := vfs.NewMem()
+			d, l := open(t, mem, compactConfig())
+			put(t, l, 1, "a=0")
+			put(t, l, 1, "b=1")
+			roll(t, d, l)
+			put(t, l, 1, "a=2")
+			roll(t, d, l)
+			put(t, l, 1, "a=3")
+			waitFlushed(t, d, l)
+			if err := l.savePoint(); err != nil {
+				t.Fatal(err)
+			}
+			mem.PowerLossAfter(stopAt)
+			_, _, err := l.compact(1, 1<<20, 0.9, &pacer{})
+			mem = mem.Clone()
+			d.Close()
+			if done = err == nil; done || len(names(t, mem, swapSuffix)) == 0 {
+				break // nothing for a recovery to finish
+			}
+			mem.PowerLossAfter(8 + rnd.IntN(16))
+			if again, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta"}); err == nil {
+				_, _ = again.OpenLog(testTP, testID, compactConfig(), func() {})
+				old := mem
+				mem = old.Crash(rnd)
+				again.Close()
+			} else {
+				mem = mem.Crash(rnd)
+			}
+			d, l = open(t, mem, compactConfig())
+			if got := content(t, l); got != before && got != after {
+				t.Fatalf("killed at %d, seed %d: %s", stopAt, seed, got)
+			}
+			mustClose(t, d)
+		}
+		if done {
+			return
+		}
+	}
+}
+
 // powerLoss ends a process with its machine and returns the disk.
 func powerLoss(t *testing.T, mem *vfs.Mem, d *Dir, rnd *rand.Rand) *vfs.Mem {
 	t.Helper()

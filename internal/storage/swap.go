@@ -159,6 +159,11 @@ func (l *Log) finishSwaps(infos []vfs.Info) ([]vfs.Info, error) {
 	if err := l.undoSwaps(found, undoFrom); err != nil {
 		return nil, err
 	}
+	// After a kill the names are what the kernel knew. Old files may go only when a power loss cannot bring the .cleaned back,
+	// which would undo the replacement.
+	if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: swap names after a kill
+		return nil, err
+	}
 	for base, s := range found {
 		if len(s.swap) > 0 && slices.Contains(s.swap, segmentFile(base, logSuffix)+swapSuffix) {
 			if err := l.finishSwap(base); err != nil {

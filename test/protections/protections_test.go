@@ -119,6 +119,8 @@ var protections = []protection{
 		"if err := d.fs.SyncDir(l.path); err != nil { // protection: cleaned names", "if err := error(nil); err != nil {", "./internal/storage", "TestSwapSurvivesPowerLoss"},
 	{"names of swap files", "internal/storage/swap.go",
 		"if err := d.fs.SyncDir(l.path); err != nil { // protection: swap names", "if err := error(nil); err != nil {", "./internal/storage", "TestSwapSurvivesPowerLoss"},
+	{"names of swap files, after a kill", "internal/storage/swap.go",
+		"if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: swap names after a kill", "if err := error(nil); err != nil {", "./internal/storage", "TestSwapSurvivesKill"},
 	{"old names go before the new ones come", "internal/storage/swap.go",
 		"if err := d.fs.SyncDir(l.path); err != nil { // protection: old names", "if err := error(nil); err != nil {", "./internal/storage", "TestSwapSurvivesPowerLoss"},
 	{"last batch of a producer", "internal/storage/compact.go",
