@@ -204,10 +204,10 @@ func saramaCommand(version, command string, args ...string) []string {
 	return append([]string{filepath.Join(cache(), "sarama"), version, command}, args...)
 }
 
-// javaCommand reads with Kafka's own consumer.
-func javaCommand(t testing.TB, args ...string) []string {
+// javaCommand is a program in java/, which install has compiled.
+func javaCommand(t testing.TB, class string, args ...string) []string {
 	t.Helper()
 	jars := strings.TrimSpace(run(t, toolPatience, nil, launcher(), "classpath").stdout)
 	return append([]string{"java", "-Xmx1g", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp",
-		filepath.Join(cache(), "java") + string(os.PathListSeparator) + jars, "Digest"}, args...)
+		filepath.Join(cache(), "java") + string(os.PathListSeparator) + jars, class}, args...)
 }

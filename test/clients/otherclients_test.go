@@ -93,7 +93,7 @@ func TestOtherClients(t *testing.T) {
 		got, err := commandDigest(t, toolPatience, c.command("digest", b.addr, topic))
 		check(c.name, c.codecs, got, err)
 	}
-	got, err := commandDigest(t, toolPatience, javaCommand(t, b.addr, topic))
+	got, err := commandDigest(t, toolPatience, javaCommand(t, "Digest", b.addr, topic))
 	check("java", len(codecs), got, err)
 }
 

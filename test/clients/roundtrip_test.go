@@ -211,7 +211,7 @@ func readBack(t *testing.T, b *broker, topic string, sent []*content, patience t
 		return
 	}
 	got := newContents()
-	java := javaCommand(t, b.addr, topic)
+	java := javaCommand(t, "Digest", b.addr, topic)
 	python := pythonCommand("confluent-kafka", "digest", b.addr, topic)
 	readers := []struct {
 		name string
