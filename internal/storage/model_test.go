@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -32,11 +33,21 @@ var (
 // random writes or between operations, that fails or is full, and compares it with the list of everything
 // that was appended. The invariants S1 to S13 of the package comment are checked after every restart.
 func TestModel(t *testing.T) {
-	for seed := *firstRun; seed < *firstRun+int64(*seeds); seed++ {
-		if err := runModel(seed, vfs.MemOptions{}); err != nil {
-			t.Fatalf("seed %d: %v (run it alone: -storage.seed=%d -storage.seeds=1)", seed, err, seed)
+	manySeeds(t, *seeds, func(seed int64) (int, error) { return runModel(seed, vfs.MemOptions{}) })
+}
+
+// manySeeds runs seeds from -storage.seed on and ends after a few that fail.
+func manySeeds(t *testing.T, n int, run func(seed int64) (steps int, err error)) {
+	t.Helper()
+	steps, failed := 0, 0
+	for seed := *firstRun; seed < *firstRun+int64(n) && failed < 3; seed++ {
+		k, err := run(seed)
+		if steps += k; err != nil {
+			failed++
+			t.Errorf("seed %d: %v (run it alone: -run '^%s$' -storage.seed=%d -storage.seeds=1)", seed, err, t.Name(), seed)
 		}
 	}
+	t.Logf("%d steps over %d seeds from %d on", steps, n, *firstRun)
 }
 
 // TestModelNoticesNoSync proves that the model test has teeth: a disk that ignores syncs must fail it.
@@ -46,7 +57,8 @@ func TestModelNoticesNoSync(t *testing.T) {
 	} {
 		noticed := false
 		for seed := int64(1); seed <= 3000 && !noticed; seed++ {
-			noticed = runModel(seed, o) != nil
+			_, err := runModel(seed, o)
+			noticed = err != nil
 		}
 		if !noticed {
 			t.Errorf("a disk without %s was not noticed in 3000 seeds", name)
@@ -76,6 +88,8 @@ type model struct {
 	committed int64 // the largest high watermark that the log was told
 	disk      *faultyDisk
 	refused   []record.Batch // appends at the log end that found no room
+	held      []heldPlan     // reads that were begun and not finished
+	steps     int
 	// cutShort: a truncation of a compacted log was cut off by a failure, so that recovery read what
 	// compaction had left. Epochs and batches of which nothing is left are then not known any more.
 	cutShort bool
@@ -86,6 +100,7 @@ type faultyDisk struct {
 	mu    sync.Mutex // guards the following
 	full  bool
 	after int // the operation that counts it down to 0 fails with EIO
+	reads int // of this many reads of a segment one fails with EIO; 0: none
 	// failed: one did. What a failed sync should have written is in memory only, whatever later
 	// syncs say; so the machine is restarted, not only the process.
 	failed bool
@@ -96,6 +111,11 @@ func (f *faultyDisk) rule(op vfs.Op) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch op.Kind {
+	case vfs.OpRead, vfs.OpTryRead:
+		if f.reads > 0 && strings.HasSuffix(op.Name, logSuffix) && f.rnd.IntN(f.reads) == 0 {
+			return syscall.EIO
+		}
+		return nil
 	case vfs.OpWrite, vfs.OpRename, vfs.OpSync, vfs.OpSyncDir, vfs.OpTruncate, vfs.OpRemove:
 	default:
 		return nil
@@ -121,6 +141,13 @@ func (f *faultyDisk) set(full bool, after int) {
 	f.full, f.after = full, after
 }
 
+// failReads lets one of n reads of a segment fail; 0: none.
+func (f *faultyDisk) failReads(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reads = n
+}
+
 func (f *faultyDisk) takeFailed() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -144,7 +171,57 @@ type modelProducer struct {
 
 var modelTP = TopicPartition{"orders", 3}
 
-func runModel(seed int64, o vfs.MemOptions) (err error) {
+func runModel(seed int64, o vfs.MemOptions) (steps int, err error) {
+	m := newModel(seed, o)
+	defer func() {
+		steps = m.steps
+		err = m.withTrace(err)
+	}()
+	if err := m.open(); err != nil {
+		return 0, fmt.Errorf("first open: %w", err)
+	}
+	lives, most := 4, 60
+	if m.rnd.IntN(20) == 0 {
+		lives, most = 2, 1000 // a log with many segments
+	}
+	for range lives {
+		switch m.rnd.IntN(4) {
+		case 0, 1:
+			m.mem.PowerLossAfter(1 + m.rnd.IntN(200))
+		case 2:
+			m.disk.set(false, 1+m.rnd.IntN(300))
+		}
+		for op := m.rnd.IntN(most); op >= 0; op-- {
+			m.steps++
+			if err := m.step(); err != nil {
+				if errors.Is(err, vfs.ErrPowerLoss) || errors.Is(err, ErrOffline) {
+					break
+				}
+				if errors.Is(err, ErrNoSpace) && m.disk.isFull() {
+					continue
+				}
+				return 0, err
+			}
+		}
+		if err := m.restart(); err != nil {
+			return 0, err
+		}
+	}
+	m.mem.PowerLossAfter(0)
+	if err := m.dir.Close(); err != nil {
+		return 0, err
+	}
+	return 0, m.releaseHeld()
+}
+
+func (m *model) withTrace(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w\nlast steps:\n  %s", err, strings.Join(m.trace[max(0, len(m.trace)-25):], "\n  "))
+}
+
+func newModel(seed int64, o vfs.MemOptions) *model {
 	rnd := rand.New(rand.NewPCG(uint64(seed), 7))
 	m := &model{rnd: rnd, mem: vfs.NewMemOptions(o), opts: o, id: wire.UUID{1, 2, byte(seed)}, pids: map[int64]*modelProducer{}, floor: map[int64]int64{}, nowMs: time.Now().UnixMilli()}
 	m.cfg = LogConfig{
@@ -169,39 +246,7 @@ func runModel(seed int64, o vfs.MemOptions) (err error) {
 	if rnd.IntN(4) == 0 {
 		m.cfg.SegmentAge = time.Duration(1+rnd.IntN(60)) * time.Second
 	}
-	defer func() {
-		if err != nil {
-			last := m.trace[max(0, len(m.trace)-25):]
-			err = fmt.Errorf("%w\nlast steps: %v", err, last)
-		}
-	}()
-	if err := m.open(); err != nil {
-		return fmt.Errorf("first open: %w", err)
-	}
-	for life := 0; life < 4; life++ {
-		switch rnd.IntN(4) {
-		case 0, 1:
-			m.mem.PowerLossAfter(1 + rnd.IntN(200))
-		case 2:
-			m.disk.set(false, 1+rnd.IntN(300))
-		}
-		for op := rnd.IntN(60); op >= 0; op-- {
-			if err := m.step(); err != nil {
-				if errors.Is(err, vfs.ErrPowerLoss) || errors.Is(err, ErrOffline) {
-					break
-				}
-				if errors.Is(err, ErrNoSpace) && m.disk.isFull() {
-					continue
-				}
-				return err
-			}
-		}
-		if err := m.restart(); err != nil {
-			return err
-		}
-	}
-	m.mem.PowerLossAfter(0)
-	return m.dir.Close()
+	return m
 }
 
 func (m *model) note(format string, args ...any) {
@@ -235,11 +280,17 @@ func (m *model) restart() error {
 	if m.disk.takeFailed() {
 		how = 1
 	}
+	if err := m.checkHeld(); err != nil {
+		return err
+	}
 	switch {
 	case how == 0:
 		m.note("clean stop at %d", end)
 		if err := m.dir.Close(); err == nil && m.dir.Err() == nil {
 			m.safe = end
+			if err := m.releaseHeld(); err != nil {
+				return err
+			}
 			m.mem = m.mem.Clone()
 			break
 		}
@@ -255,6 +306,20 @@ func (m *model) restart() error {
 		if m.dir.Err() == nil {
 			kept = end // a kill loses nothing that was written, unless the power goes next
 		}
+		m.mem = m.mem.Clone()
+		old.Close()
+	}
+	m.held = nil // of a process that is gone
+	if m.rnd.IntN(6) == 0 {
+		// A disk that does not give the bytes ends the start and changes nothing.
+		m.disk.failReads(1 + m.rnd.IntN(4))
+		err := m.open()
+		m.note("a recovery could not read: %v", err)
+		if err == nil {
+			m.safe = max(m.safe, m.log.Flushed())
+		}
+		m.disk.failReads(0)
+		old := m.dir
 		m.mem = m.mem.Clone()
 		old.Close()
 	}
@@ -507,6 +572,22 @@ func (m *model) readAll() error {
 	return m.checkCompacted(history, got)
 }
 
+// lastBatch is the last batch that begins in p.
+func lastBatch(p []byte) (last record.Header, pos int, err error) {
+	for at := 0; len(p)-at >= record.HeaderSize; {
+		h, err := record.HeaderOf(p[at:])
+		if err != nil {
+			return nil, at, err
+		}
+		last, pos = h, at
+		at += h.Size()
+	}
+	if last == nil {
+		return nil, 0, record.ErrShort
+	}
+	return last, pos, nil
+}
+
 // planBatches returns the whole batches of a plan and the offset behind them.
 func planBatches(p Plan) ([]byte, int64, error) {
 	if p.Len() == 0 {
@@ -563,12 +644,151 @@ func (m *model) step() error {
 	case k < 94:
 		m.dir.removeDoomed(time.Now().Add(time.Duration(m.rnd.IntN(2)) * 2 * time.Hour))
 	case k < 95:
+		if m.rnd.IntN(3) == 0 {
+			return m.readBadDisk()
+		}
 		m.disk.set(!m.disk.isFull() && m.rnd.IntN(2) == 0, 0)
 		m.note("the disk is full: %v", m.disk.isFull())
+	case k < 96:
+		m.reconfigure()
+	case k < 97:
+		return m.scrub()
+	case k < 98:
+		return m.hold()
 	default:
 		return m.retrySend()
 	}
 	return nil
+}
+
+// reconfigure changes what the log obeys from now on.
+func (m *model) reconfigure() {
+	m.cfg.SegmentBytes = int64(4000 + m.rnd.IntN(20_000))
+	m.cfg.IndexIntervalBytes = int64(m.rnd.IntN(3000))
+	m.cfg.FlushMessages = []int64{1, 5, math.MaxInt64}[m.rnd.IntN(3)]
+	m.cfg.FlushInterval = []time.Duration{0, time.Millisecond}[m.rnd.IntN(2)]
+	m.log.SetConfig(m.cfg)
+	m.note("segment.bytes %d, flush.messages %d, flush.ms %v", m.cfg.SegmentBytes, m.cfg.FlushMessages, m.cfg.FlushInterval)
+}
+
+// scrub reads what is closed: nothing is damaged, and no index is wrong.
+func (m *model) scrub() error {
+	m.dir.scrubber.mu.rate = 1 << 40
+	before := m.dir.ScrubStats()
+	done := m.dir.scrubber.pass(m.rnd.Int())
+	if _, err := m.mem.Stat("/"); err != nil {
+		return err
+	}
+	stats, damage := m.dir.ScrubStats(), m.log.Damage()
+	m.note("scrub of %d segments", stats.Segments-before.Segments)
+	if !done || len(damage) > 0 || stats.Indexes > before.Indexes {
+		return fmt.Errorf("S14: nothing is damaged; the scrub (done %v) found %v and %d indexes that do not fit", done, damage, stats.Indexes-before.Indexes)
+	}
+	return nil
+}
+
+// readBadDisk: while the disk does not give some bytes, readers and the cleaner get errors; afterwards everything is as before.
+func (m *model) readBadDisk() error {
+	m.disk.failReads(1 + m.rnd.IntN(3))
+	_, err := m.actual()
+	if err == nil && m.rnd.IntN(2) == 0 {
+		err = m.lookUpTime()
+	}
+	if m.cfg.CleanupCompact && m.rnd.IntN(2) == 0 {
+		m.commit()
+		if c, cerr := m.log.compactable(m.nowMs); cerr == nil {
+			m.compacted = max(m.compacted, c.end)
+			_, _, cerr = m.log.compact(m.nowMs, keySlotBytes*40, 0.9, &pacer{})
+			m.note("compaction on a bad disk: %v", cerr)
+		}
+	}
+	if m.rnd.IntN(2) == 0 {
+		m.dir.scrubber.mu.rate = 1 << 40
+		m.dir.scrubber.pass(0)
+	}
+	m.disk.failReads(0)
+	m.note("reads on a bad disk: %v; damage %d", err, len(m.log.Damage()))
+	if err := m.dir.Err(); err != nil {
+		return err
+	}
+	m.dir.scrubber.mu.rate = 1 << 40
+	m.dir.scrubber.pass(0)
+	if _, err := m.mem.Stat("/"); err != nil {
+		return err
+	}
+	if d := m.log.Damage(); len(d) > 0 {
+		return fmt.Errorf("S14: the disk is well again, and the log still knows of %v", d)
+	}
+	return m.readAll()
+}
+
+// heldPlan is a read that goes on while the log changes (S8).
+type heldPlan struct {
+	Plan
+	want []byte
+}
+
+// hold begins a read, and ends some that were begun.
+func (m *model) hold() error {
+	for len(m.held) > 3 || len(m.held) > 0 && m.rnd.IntN(3) == 0 {
+		h := m.held[0]
+		m.held = m.held[1:]
+		if err := h.check(); err != nil {
+			return err
+		}
+		h.Release()
+	}
+	if m.log.Start() == m.log.End() {
+		return nil
+	}
+	at := m.log.Start() + m.rnd.Int64N(m.log.End()-m.log.Start())
+	p, err := m.log.Read(at, m.log.End(), 1+m.rnd.IntN(20_000), true, m.rnd.IntN(2)*CopyBelow)
+	if err != nil || p.Len() == 0 {
+		return err
+	}
+	want := slices.Clone(p.Bytes)
+	if p.Region.File != nil {
+		want = make([]byte, p.Region.Len)
+		if _, err := p.Region.File.ReadAt(want, p.Region.Off); err != nil {
+			return err
+		}
+	}
+	m.held = append(m.held, heldPlan{p, want})
+	m.note("a read of %d bytes from %d on is held", len(want), at)
+	return nil
+}
+
+func (h *heldPlan) check() error {
+	got := h.Bytes
+	if h.Region.File != nil {
+		got = make([]byte, h.Region.Len)
+		if _, err := h.Region.File.ReadAt(got, h.Region.Off); err != nil {
+			return fmt.Errorf("S8: a read that was held: %w", err)
+		}
+	}
+	if !bytes.Equal(got, h.want) {
+		return fmt.Errorf("S8: a read from offset %d that was held gives other bytes now", h.BaseOffset)
+	}
+	return nil
+}
+
+// checkHeld looks at the reads that are held, as long as there is power.
+func (m *model) checkHeld() error {
+	for _, h := range m.held {
+		if err := h.check(); err != nil && !errors.Is(err, vfs.ErrPowerLoss) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *model) releaseHeld() error {
+	err := m.checkHeld()
+	for _, h := range m.held {
+		h.Release()
+	}
+	m.held = nil
+	return err
 }
 
 // commit lets the high watermark rise to where it may be.
@@ -842,6 +1062,15 @@ func (m *model) truncate() error {
 		return nil // nothing that is committed is ever cut off, and only that is compacted
 	}
 	m.log.committed.Store(min(m.log.committed.Load(), to))
+	// Who reads what is cut off reads what was never committed.
+	m.held = slices.DeleteFunc(m.held, func(h heldPlan) bool {
+		b, _, err := lastBatch(h.want)
+		cut := err != nil || b.NextOffset() > to
+		if cut {
+			h.Release()
+		}
+		return cut
+	})
 	before := maps.Clone(m.floor)
 	for id, p := range m.pids {
 		m.floor[id] = to

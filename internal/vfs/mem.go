@@ -125,6 +125,25 @@ func (m *Mem) PowerLossAfter(n int) {
 	m.lossAfter = max(n, 0)
 }
 
+// Flip changes the bits of mask in one byte of a file, in what everybody sees and in what is durable: the disk has rotted. What
+// was written there and not synced yet is not touched where it is still to be written.
+func (m *Mem) Flip(name string, off int64, mask byte) error {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	n, err := m.disk.walk(split(name))
+	if err == nil && n.isDir {
+		err = syscall.EISDIR
+	}
+	if err == nil && (off < 0 || off >= n.content.now.size) {
+		err = io.EOF
+	}
+	if err != nil {
+		return pathError("flip", name, err)
+	}
+	n.content.flip(off, mask)
+	return nil
+}
+
 // Mutations counts the mutating operations so far: the points at which PowerLossAfter can strike.
 func (m *Mem) Mutations() int64 {
 	m.disk.mu.Lock()

@@ -146,6 +146,17 @@ func (c *content) sync() {
 	c.settle()
 }
 
+// flip changes bits of one byte below now.size. The durable page gets a copy of its own: survivors of a crash may have it too.
+func (c *content) flip(off int64, mask byte) {
+	i, at := int(off/pageSize), off%pageSize
+	c.now.own(i, c.durable.pages)[at] ^= mask
+	if off < c.durable.size && i < len(c.durable.pages) && c.durable.pages[i] != nil {
+		p := *c.durable.pages[i]
+		p[at] ^= mask
+		c.durable.pages[i] = &p
+	}
+}
+
 // lowest is the smallest size that a truncation since the last Sync made.
 func (c *content) lowest() int64 {
 	low := int64(maxMemFile)
