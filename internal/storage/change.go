@@ -50,7 +50,7 @@ func (l *Log) cut(offset int64) error {
 		if err := l.dir.manifest.add(kindCleaned, l.key(), l.tp, c.encode(), true); err != nil {
 			return l.dir.failed(err)
 		}
-		l.mu.cleaned = c
+		l.setCleanedLocked(c)
 	}
 	i := v.find(offset)
 	s := v.segments[i]
@@ -169,7 +169,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 
 // cutPosition is the byte position and the base offset of the batch that holds offset.
 func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error) {
-	pos, err = s.positionFor(offset)
+	pos, order, err := s.positionFor(offset, l.gaps.Load())
 	if err != nil {
 		return 0, 0, err
 	}
@@ -178,7 +178,7 @@ func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error)
 		return 0, 0, err
 	}
 	defer s.unpin()
-	b, err := findBatch(f, pos, s.size.Load(), offset)
+	b, err := findBatch(f, pos, s.size.Load(), offset, order)
 	if errors.Is(err, io.EOF) {
 		return s.size.Load(), offset, nil // only a gap is behind offset
 	}

@@ -270,9 +270,14 @@ func (l *Log) setCleaned(change func(cleaned) cleaned) error {
 		return l.dir.failed(err)
 	}
 	l.mu.Lock()
-	l.mu.cleaned = c
+	l.setCleanedLocked(c)
 	l.mu.Unlock()
 	return nil
+}
+
+func (l *Log) setCleanedLocked(c cleaned) {
+	l.mu.cleaned = c
+	l.gaps.Store(c.gaps)
 }
 
 // mapKeys fills the map from the first dirty offset on, until it is full or at the end. Aborted

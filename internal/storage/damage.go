@@ -51,17 +51,17 @@ func (s *segment) undamaged(offset, stop int64) (int64, error) {
 	return stop, nil
 }
 
-// behindDamage moves a position from which offset is to be looked for behind all damage before that offset, or to where the
-// damage begins that offset is in.
-func (s *segment) behindDamage(pos, offset int64) int64 {
+// behindDamage moves a position from which offset is to be looked for, and the order of the batches there, behind all damage
+// before that offset.
+func (s *segment) behindDamage(pos, offset int64, order batchOrder) (int64, batchOrder) {
 	if p := s.damaged.Load(); p != nil {
 		for _, d := range *p {
-			if offset >= d.Next {
-				pos = max(pos, d.End)
+			if offset >= d.Next && d.End > pos {
+				pos, order = d.End, batchOrder{d.Next, -1, order.gaps}
 			}
 		}
 	}
-	return pos
+	return pos, order
 }
 
 // damageAt is the damage that byte pos is in, or nil.

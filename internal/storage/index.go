@@ -46,15 +46,24 @@ func (x *sparse) addTime(tsMs int64, rel uint32) {
 	x.times = append(x.times, timeEntry{tsMs, rel})
 }
 
-// positionFor returns a position at or before the batch that holds base+rel.
-func (x *sparse) positionFor(rel uint32) int64 {
+// entryFor returns the entry at or before the batch that holds base+rel; ok is false if that is the first batch.
+func (x *sparse) entryFor(rel uint32) (e offsetEntry, ok bool) {
 	// An entry holds the last offset of the batch at its position, so the batch that
 	// holds rel is at the largest entry <= rel or behind it.
 	i := sort.Search(len(x.offsets), func(i int) bool { return x.offsets[i].rel > rel })
 	if i == 0 {
-		return 0
+		return offsetEntry{}, false
 	}
-	return int64(x.offsets[i-1].pos)
+	return x.offsets[i-1], true
+}
+
+// begin returns where a search for offset base+rel begins, and what is known of the batch there.
+func (x *sparse) begin(base int64, rel uint32, gaps int64) (pos int64, order batchOrder) {
+	e, ok := x.entryFor(rel)
+	if !ok {
+		return 0, batchOrder{base, -1, gaps}
+	}
+	return int64(e.pos), batchOrder{-1, base + int64(e.rel), gaps} // not always the first one ends there: Kafka appends several at once
 }
 
 // relBefore returns an offset (relative) before which no record is as new as tsMs.

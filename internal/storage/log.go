@@ -96,6 +96,7 @@ type Log struct {
 	cleaning   sync.Mutex
 	cleanStops atomic.Int32          // how many want it
 	unclean    atomic.Pointer[error] // why the log is not compacted any more
+	gaps       atomic.Int64          // mu.cleaned.gaps, for readers
 
 	flushState flushState // owned by flusher
 

@@ -90,6 +90,7 @@ type model struct {
 	refused   []record.Batch // appends at the log end that found no room
 	held      []heldPlan     // reads that were begun and not finished
 	steps     int
+	told      *bytes.Buffer // what the log dir logs, nil: nobody wants to know
 	// cutShort: a truncation of a compacted log was cut off by a failure, so that recovery read what
 	// compaction had left. Epochs and batches of which nothing is left are then not known any more.
 	cutShort bool
@@ -255,6 +256,9 @@ func (m *model) note(format string, args ...any) {
 
 func (m *model) open() error {
 	log := slog.New(slog.DiscardHandler)
+	if m.told != nil {
+		log = slog.New(slog.NewTextHandler(m.told, nil))
+	}
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -582,8 +586,8 @@ func lastBatch(p []byte) (last record.Header, pos int, err error) {
 		last, pos = h, at
 		at += h.Size()
 	}
-	if last == nil {
-		return nil, 0, record.ErrShort
+	if last == nil || pos+last.Size() < len(p) {
+		return nil, 0, record.ErrShort // or the first bytes of another one are behind it
 	}
 	return last, pos, nil
 }

@@ -70,6 +70,11 @@ func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minO
 		if err != nil || plan.Len() > 0 {
 			return plan, err
 		}
+		if i+1 < len(v.segments) && v.segments[i+1].base < limit {
+			if from >= l.gaps.Load() { // protection: a segment reaches the next one
+				return Plan{}, l.damagedAt(v.segments[i], v.segments[i].size.Load(), fmt.Errorf("offset %d is in no batch: %w", from, errSequence))
+			}
+		}
 	}
 	return Plan{}, nil
 }
@@ -96,31 +101,36 @@ func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes
 		return Plan{}, nil // nothing of this segment is at or behind from
 	}
 	if err != nil {
-		if isContent(err) && !seg.retired() {
-			l.dir.scrubber.suspect(l, seg)
-			err = fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		return Plan{}, &CorruptionError{seg.path(logSuffix), at, err}
+		return Plan{}, l.damagedAt(seg, at, err)
 	}
 	return plan, nil
+}
+
+// damagedAt is what a reader gets who met err at byte at of seg. If it comes of the bytes the scrub looks at them.
+func (l *Log) damagedAt(seg *segment, at int64, err error) error {
+	if isContent(err) && !seg.retired() {
+		l.dir.scrubber.suspect(l, seg)
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return &CorruptionError{seg.path(logSuffix), at, err}
 }
 
 // readFile plans a read of segment i, whose file is pinned and stays so if the plan has a segment. at is
 // where an error was found. io.EOF: there is no batch.
 func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, err error) {
 	seg := v.segments[i]
-	pos, stop, exact, err := l.locate(v, i, file, end, from, limit)
+	pos, stop, order, exact, err := l.locate(v, i, file, end, from, limit)
 	if err != nil {
 		return Plan{}, pos, err
 	}
 	from = max(from, seg.base)
 	if copyBytes > 0 {
 		var ok bool
-		if p, pos, ok, err = l.copyRange(v, seg, file, pos, stop, from, exact, maxBytes, minOne, copyBytes); ok || err != nil {
+		if p, pos, ok, err = l.copyRange(v, seg, file, pos, stop, from, order, exact, maxBytes, minOne, copyBytes); ok || err != nil {
 			return p, pos, err
 		}
 	}
-	b, err := findBatch(file, pos, stop, from)
+	b, err := findBatch(file, pos, stop, from, order)
 	if err != nil {
 		return Plan{}, b.pos, err
 	}
@@ -135,8 +145,8 @@ func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int
 }
 
 // locate returns a byte range of segment i that ends before limit and begins at or before the batch that holds from:
-// exactly there, if exact is set.
-func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64) (pos, stop int64, exact bool, err error) {
+// exactly there, if exact is set. order is what the batches there have to keep.
+func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64) (pos, stop int64, order batchOrder, exact bool, err error) {
 	seg := v.segments[i]
 	stop = seg.size.Load()
 	if seg == end.seg {
@@ -146,18 +156,19 @@ func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64
 	wholeSegment := !last && limit >= v.segments[i+1].base || last && limit == end.offset
 	if !wholeSegment {
 		if stop, err = l.boundary(v, seg, file, stop, limit); err != nil {
-			return stop, stop, false, err
+			return stop, stop, order, false, err
 		}
 	}
 	from = max(from, seg.base)
 	if stop, err = seg.undamaged(from, stop); err != nil { // protection: damage is not served
-		return stop, stop, false, err
+		return stop, stop, order, false, err
 	}
+	gaps := l.gaps.Load()
 	if pos, exact = l.places.find(v, seg, from); exact {
-		return pos, stop, true, nil
+		return pos, stop, batchOrder{from, -1, gaps}, true, nil
 	}
-	pos, err = seg.positionFor(from)
-	return pos, stop, false, err
+	pos, order, err = seg.positionFor(from, gaps)
+	return pos, stop, order, false, err
 }
 
 // boundary returns where the first batch with an offset >= limit begins.
@@ -171,21 +182,22 @@ func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) 
 	if pos, ok := l.places.find(v, seg, limit); ok {
 		return pos, nil
 	}
-	pos, err := seg.positionFor(limit)
+	pos, order, err := seg.positionFor(limit, l.gaps.Load())
 	if err != nil {
 		return 0, err
 	}
-	b, err := findBatch(file, pos, size, limit)
+	b, err := findBatch(file, pos, size, limit, order)
 	if errors.Is(err, io.EOF) {
 		return size, nil
 	}
 	return b.pos, err
 }
 
-// positionFor returns a byte position at or before the batch that holds offset.
-func (s *segment) positionFor(offset int64) (pos int64, err error) {
-	err = s.withIndex(func(x *sparse, _ int64) { pos = x.positionFor(uint32(offset - s.base)) })
-	return s.behindDamage(pos, offset), err
+// positionFor returns a byte position at or before the batch that holds offset, and what is known of the batch there.
+func (s *segment) positionFor(offset, gaps int64) (pos int64, order batchOrder, err error) {
+	err = s.withIndex(func(x *sparse, _ int64) { pos, order = x.begin(s.base, uint32(offset-s.base), gaps) })
+	pos, order = s.behindDamage(pos, offset, order)
+	return pos, order, err
 }
 
 // withIndex calls f with the sparse index and the largest timestamp of the segment
@@ -326,17 +338,19 @@ func (l *Log) ByTimestamp(tsMs, limit int64) (found TimestampOffset, ok bool, er
 }
 
 func (l *Log) byTimestamp(v *view, end *mark, tsMs, limit int64) (found TimestampOffset, ok bool, err error) {
+	gaps := l.gaps.Load()
 	for _, seg := range v.segments {
-		newest, from := int64(-1), int64(0)
+		newest, from, order := int64(-1), int64(0), batchOrder{}
 		if err := seg.withIndex(func(x *sparse, newestMs int64) {
-			newest, from = newestMs, x.positionFor(x.relBefore(tsMs))
+			newest = newestMs
+			from, order = x.begin(seg.base, x.relBefore(tsMs), gaps)
 		}); err != nil {
 			return found, false, err
 		}
 		if newest < tsMs {
 			continue
 		}
-		found, ok, err = l.scanForTime(seg, end, from, func(r record.Record) bool {
+		found, ok, err = l.scanForTime(seg, end, from, order, func(r record.Record) bool {
 			return r.TimestampMs >= tsMs && r.Offset >= v.logStart
 		}, func(h record.Header) bool { return h.MaxTimestampMs() >= tsMs })
 		if err != nil || ok {
@@ -360,7 +374,7 @@ func (l *Log) MaxTimestamp() (found TimestampOffset, ok bool, err error) {
 
 func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, err error) {
 	var best *segment
-	newest, at := int64(-1), int64(0)
+	newest, at, order, gaps := int64(-1), int64(0), batchOrder{}, l.gaps.Load()
 	for i, seg := range v.segments {
 		if seg.base < v.logStart {
 			if i+1 < len(v.segments) && v.segments[i+1].base <= v.logStart {
@@ -372,13 +386,14 @@ func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, 
 				return found, false, err
 			}
 			if ms > newest {
-				best, newest, at = seg, ms, 0
+				best, newest, at, order = seg, ms, 0, batchOrder{seg.base, -1, gaps}
 			}
 			continue
 		}
 		if err := seg.withIndex(func(x *sparse, newestMs int64) {
 			if newestMs > newest {
-				best, newest, at = seg, newestMs, x.positionFor(x.relBefore(newestMs))
+				best, newest = seg, newestMs
+				at, order = x.begin(seg.base, x.relBefore(newestMs), gaps)
 			}
 		}); err != nil {
 			return found, false, err
@@ -387,14 +402,14 @@ func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, 
 	if best == nil {
 		return found, false, nil
 	}
-	return l.scanForTime(best, end, at, func(r record.Record) bool { return r.TimestampMs == newest && r.Offset >= v.logStart },
+	return l.scanForTime(best, end, at, order, func(r record.Record) bool { return r.TimestampMs == newest && r.Offset >= v.logStart },
 		func(h record.Header) bool { return h.MaxTimestampMs() >= newest && h.LastOffset() >= v.logStart })
 }
 
 // newestFrom is the largest timestamp of the records of seg from offset on, -1 if there is none.
 func (l *Log) newestFrom(seg *segment, end *mark, offset int64) (newest int64, err error) {
 	newest = -1
-	_, _, err = l.scanForTime(seg, end, 0, func(r record.Record) bool {
+	_, _, err = l.scanForTime(seg, end, 0, batchOrder{seg.base, -1, l.gaps.Load()}, func(r record.Record) bool {
 		if r.Offset >= offset {
 			newest = max(newest, r.TimestampMs)
 		}
@@ -405,7 +420,7 @@ func (l *Log) newestFrom(seg *segment, end *mark, offset int64) (newest int64, e
 
 // scanForTime returns the first record from byte pos of seg on that is wanted, looking
 // only into batches that may hold one.
-func (l *Log) scanForTime(seg *segment, end *mark, pos int64, wanted func(record.Record) bool, batch func(record.Header) bool) (found TimestampOffset, ok bool, err error) {
+func (l *Log) scanForTime(seg *segment, end *mark, pos int64, order batchOrder, wanted func(record.Record) bool, batch func(record.Header) bool) (found TimestampOffset, ok bool, err error) {
 	file, err := seg.pin()
 	if err != nil {
 		return found, false, err
@@ -425,9 +440,15 @@ func (l *Log) scanForTime(seg *segment, end *mark, pos int64, wanted func(record
 		if errors.Is(err, io.EOF) {
 			return found, false, nil
 		}
+		if err == nil {
+			err = order.take(h)
+		}
 		if err == nil && batch(h) {
 			var b record.Batch
 			if b, err = sc.batch(h); err == nil {
+				err = b.CheckCRC() // protection: a time is that of the record
+			}
+			if err == nil {
 				err = b.Each(maxInflated, func(r record.Record) error {
 					if !wanted(r) {
 						return nil
@@ -441,7 +462,7 @@ func (l *Log) scanForTime(seg *segment, end *mark, pos int64, wanted func(record
 			}
 		}
 		if err != nil {
-			return found, false, &CorruptionError{seg.path(logSuffix), sc.pos, err}
+			return found, false, l.damagedAt(seg, sc.pos, err)
 		}
 		sc.pos += int64(h.Size())
 	}

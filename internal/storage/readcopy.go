@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -94,7 +95,7 @@ func (x *buffer) free() {
 // copyRange is readSegment for a range that is below copyBytes: pos is at or before the batch that holds from, exactly
 // there if exact is set, and stop is where the range ends at the latest. ok is false if it turns out to be
 // larger. io.EOF: there is no batch. The plan holds whole batches only, if the first is whole.
-func (l *Log) copyRange(v *view, seg *segment, file vfs.File, pos, stop, from int64, exact bool, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, ok bool, err error) {
+func (l *Log) copyRange(v *view, seg *segment, file vfs.File, pos, stop, from int64, order batchOrder, exact bool, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, ok bool, err error) {
 	want := min(stop-pos, int64(max(maxBytes, record.HeaderSize)))
 	if !exact {
 		want = min(stop-pos, want+copyAheadBytes)
@@ -126,10 +127,16 @@ func (l *Log) copyRange(v *view, seg *segment, file vfs.File, pos, stop, from in
 		if h, err = record.HeaderOf(have); err != nil {
 			return Plan{}, pos, true, err
 		}
+		if int64(h.Size()) > stop-pos {
+			return Plan{}, pos, true, fmt.Errorf("batch of %d bytes, %d are left: %w", h.Size(), stop-pos, record.ErrShort)
+		}
+		if err = order.take(h); err != nil {
+			return Plan{}, pos, true, err
+		}
 		if h.LastOffset() >= from {
 			break
 		}
-		n := min(int64(h.Size()), stop-pos)
+		n := int64(h.Size())
 		have = have[min(n, int64(len(have))):]
 		if pos += n; len(have) == 0 && pos < stop {
 			return Plan{}, pos, false, nil
@@ -157,23 +164,20 @@ func (l *Log) copyRange(v *view, seg *segment, file vfs.File, pos, stop, from in
 		}
 	}
 	have = have[:n]
-	if whole, next := wholeBatches(have); whole > 0 {
+	order.next = base
+	if whole, next := wholeBatches(have, order); whole > 0 {
 		have = have[:whole]
 		l.places.learn(v, place{next, seg, pos + int64(whole)})
 	}
 	return Plan{BaseOffset: base, Bytes: have, buf: buf}, pos, true, nil
 }
 
-// wholeBatches returns how many bytes of p are whole batches, and the offset behind them; 0 if something else than a
-// batch is among them.
-func wholeBatches(p []byte) (n int, next int64) {
+// wholeBatches returns how many bytes of p are whole batches, each of which continues the one before, and the offset behind them.
+func wholeBatches(p []byte, order batchOrder) (n int, next int64) {
 	for len(p)-n >= record.HeaderSize {
 		h, err := record.HeaderOf(p[n:])
-		if err != nil {
-			return 0, 0
-		}
-		if h.Size() > len(p)-n {
-			break
+		if err != nil || h.Size() > len(p)-n || order.take(h) != nil {
+			break // who reads on from here learns what is wrong
 		}
 		n += h.Size()
 		next = h.NextOffset()

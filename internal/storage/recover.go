@@ -119,7 +119,8 @@ func (l *Log) load(entry *manifestEntry) error {
 	var from *point
 	logStart := l.dir.starts[l.tp]
 	if recorded {
-		from, logStart, l.mu.cleaned = entry.point, entry.start, entry.cleaned
+		from, logStart = entry.point, entry.start
+		l.setCleanedLocked(entry.cleaned)
 	}
 	infos, err := l.dir.fs.ReadDir(l.path)
 	if err == nil {
@@ -604,7 +605,7 @@ func (l *Log) settle(start scanStart) error {
 	if !l.mu.present {
 		l.mu.present = true // OpenLog records it, with a point
 		// Kafka's cleaner may have been here. The next start goes by what the manifest says.
-		l.mu.cleaned = cleaned{min(l.dir.legacyCleaned[l.tp], l.End()), l.End()}
+		l.setCleanedLocked(cleaned{min(l.dir.legacyCleaned[l.tp], l.End()), l.End()})
 		return l.dir.manifest.add(kindCleaned, l.key(), l.tp, l.mu.cleaned.encode(), true)
 	}
 	if len(l.mu.seals) > 0 || l.End() != start.offset {

@@ -216,6 +216,8 @@ func (s *scrubber) check(l *Log, seg *segment) error {
 	if i < 0 || i == len(v.segments)-1 || v.segments[i+1].base <= v.logStart {
 		return errNotClosed
 	}
+	// An index that is only in memory yet is written first, so that there is one to compare, and so that what is wrong with it is mended.
+	saved := l.saveIndex(seg)
 	// A descriptor of its own: advice holds for a descriptor, and readers want other advice.
 	f, err := s.dir.fs.Open(seg.path(logSuffix), vfs.ReadOnly)
 	if err != nil {
@@ -226,7 +228,7 @@ func (s *scrubber) check(l *Log, seg *segment) error {
 	polite := &politeFile{File: f, s: s}
 	w := l.walkOf(v, i, polite)
 	var found damages
-	index := newIndexCheck(seg)
+	index := newIndexCheck(seg) // after the point: what one writes later would look wrong
 	err = w.run(func(h record.Header, pos int64) error {
 		index.batch(h, pos)
 		return nil
@@ -239,6 +241,9 @@ func (s *scrubber) check(l *Log, seg *segment) error {
 	polite.drop()
 	if err != nil {
 		return err
+	}
+	if !saved {
+		index = nil
 	}
 	return l.scrubbed(seg, found, index)
 }
@@ -261,13 +266,20 @@ func (l *Log) scrubbed(seg *segment, found damages, index *indexCheck) error {
 	if err := l.setDamage(seg, confirmed); err != nil { // protection: damage is made known
 		return err
 	}
+	if index == nil || l.dir.offline() != nil {
+		return nil
+	}
+	return l.mendIndex(seg, index)
+}
+
+// saveIndex writes the index files of a rolled segment, if no point has done so yet, and says whether they are there.
+func (l *Log) saveIndex(seg *segment) bool {
+	l.files.Lock() // no point is half way
+	defer l.files.Unlock()
 	l.mu.Lock()
 	unsaved := slices.ContainsFunc(l.mu.seals, func(s sealing) bool { return s.seg == seg })
 	l.mu.Unlock()
-	if unsaved || l.dir.offline() != nil {
-		return nil // its index is only in memory yet
-	}
-	return l.mendIndex(seg, index)
+	return !unsaved || l.savePointFiles() == nil
 }
 
 // mendIndex writes the index files of a closed segment anew if they do not fit it: a wrong one hides records.

@@ -278,13 +278,36 @@ const smallBufferBytes = 4 << 10
 
 var smallBuffers = sync.Pool{New: func() any { return new([smallBufferBytes]byte) }}
 
+// batchOrder follows the headers of neighbouring batches. No CRC covers an offset, and an index has none: where one of them has gone
+// bad, a reader would get records under wrong offsets, or some would be left out.
+type batchOrder struct {
+	next int64 // where the next batch begins, -1: not known
+	ends int64 // a batch ends with this offset, before any with a later one; -1: not known
+	gaps int64 // below it offsets may be missing between batches
+}
+
+// take says whether h may be the next one.
+func (o *batchOrder) take(h record.Header) error {
+	base := h.BaseOffset()
+	if base < o.next || h.LastOffset() < base || o.next >= 0 && base > o.next && o.next >= o.gaps { // protection: batches continue each other
+		return fmt.Errorf("offsets %d to %d after %d: %w", base, h.LastOffset(), o.next-1, errSequence)
+	}
+	if o.ends >= 0 && h.LastOffset() > o.ends { // protection: an index entry names a batch
+		return fmt.Errorf("offsets %d to %d, no batch before ends with %d as the index says: %w", base, h.LastOffset(), o.ends, errSequence)
+	}
+	if o.next = h.NextOffset(); h.LastOffset() == o.ends {
+		o.ends = -1
+	}
+	return nil
+}
+
 // batchAt is a batch in a segment: where it is, how long, its base offset and the one behind it.
 type batchAt struct{ pos, size, base, next int64 }
 
 // findBatch returns the first batch from pos on whose last
-// offset is >= offset, or io.EOF if there is none before end. It reads small pieces:
+// offset is >= offset, or io.EOF if there is none before end, which is where a batch ends. It reads small pieces:
 // from an index entry the batch is near. Of an error, pos says where it was met.
-func findBatch(file vfs.File, pos, end, offset int64) (batchAt, error) {
+func findBatch(file vfs.File, pos, end, offset int64, order batchOrder) (batchAt, error) {
 	small := smallBuffers.Get().(*[smallBufferBytes]byte)
 	defer smallBuffers.Put(small)
 	var have []byte
@@ -302,6 +325,12 @@ func findBatch(file vfs.File, pos, end, offset int64) (batchAt, error) {
 		}
 		h, err := record.HeaderOf(have[pos-from:])
 		if err != nil {
+			return batchAt{pos: pos}, err
+		}
+		if int64(h.Size()) > end-pos { // protection: a batch ends in its segment
+			return batchAt{pos: pos}, fmt.Errorf("batch of %d bytes, %d are left: %w", h.Size(), end-pos, record.ErrShort)
+		}
+		if err := order.take(h); err != nil {
 			return batchAt{pos: pos}, err
 		}
 		if h.LastOffset() >= offset {
