@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: help build check test test-clients install-clients bench fuzz kill9 roundtrip compaction storage-model recovery start-figures powerloss bench-kafka parity parity-record kill9-groups group-world cross connections
+.PHONY: $(shell awk -F: '/^[a-z0-9-]+:/ { print $$1 }' $(MAKEFILE_LIST))
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,8 +66,11 @@ powerloss: ## SEEDS (default 1000) brokers under load lose their power again and
 compaction: install-clients ## KEYS (default 10000000) keys by a Java producer, compacted, killed in the middle, read back and dumped
 	KEYS=$${KEYS:-10000000} $(CLIENTS) -timeout 12h -v -run '^TestCompactedTopic$$'
 
+storage-rot: ## SEEDS (default 5000) seeds of the model test of the log with bits that change on the disk, from SEED (default 1) on
+	$(GO) test -count=1 -timeout 12h -v -run '^TestModelFlips$$' ./internal/storage -storage.seeds=$${SEEDS:-5000} -storage.seed=$${SEED:-1}
+
 storage-model: ## SEEDS (default 5000) seeds of the model test of the log, from SEED (default 1) on
-	$(GO) test -count=1 -timeout 12h -run '^TestModel$$' ./internal/storage -storage.seeds=$${SEEDS:-5000} -storage.seed=$${SEED:-1}
+	$(GO) test -count=1 -timeout 12h -v -run '^TestModel$$' ./internal/storage -storage.seeds=$${SEEDS:-5000} -storage.seed=$${SEED:-1}
 
 group-world: ## SEEDS (default 3000) seeds of simulated groups: joins, leaves, losses, crashes, on a fake clock
 	GROUP_SEEDS=$${SEEDS:-3000} $(GO) test -count=1 -timeout 2h -v -run '^TestWorld' ./internal/coordinator/group
@@ -77,6 +80,9 @@ cross: ## build and vet for macOS and Windows too
 
 connections: ## CONNECTIONS (default 10000) idle connections beside a hundredth of active ones; needs twice as many descriptors
 	@ulimit -n $$(ulimit -Hn); CONNECTIONS=$${CONNECTIONS:-10000} $(GO) test -count=1 -timeout 30m -v -run '^TestConnections$$' ./test/mission/
+
+retained: ## processor time of appends and fetches with RETAINED_BYTES (default 1 GiB) in segments of SEGMENT_BYTES (default 64 KiB) behind them
+	RETAINED_BYTES=$${RETAINED_BYTES:-1073741824} $(GO) test -count=1 -timeout 2h -v -run '^TestRetainedCPU$$' ./internal/storage
 
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'

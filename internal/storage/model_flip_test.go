@@ -131,6 +131,9 @@ func (m *flipModel) rotOne() error {
 		pos := int64(0)
 		for rest := data; ; {
 			b, next, err := record.Parse(rest)
+			if err == nil && pos+int64(b.Size()) <= r.off {
+				err = b.CheckCRC() // a length may be wrong already
+			}
 			if err != nil {
 				return nil // behind the last batch, or in one that is damaged already
 			}
