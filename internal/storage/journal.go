@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"moldau/internal/record"
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
 )
@@ -91,10 +92,11 @@ type journalFile struct {
 
 // tail is the end of a log that is to be made durable: what stands from byte from of seg up to the mark.
 type tail struct {
-	log  *Log
-	seg  *segment
-	from int64
-	to   *mark
+	log *Log
+	seg *segment
+	// first is the offset of the batch at byte from.
+	first, from int64
+	to          *mark
 }
 
 func newJournal(d *Dir, fileBytes int64) *journal {
@@ -289,7 +291,8 @@ func (j *journal) commit(logs []*Log) (alone, later []*Log) {
 	return alone, later
 }
 
-// add copies a tail into the group. The bytes are in the page cache: they were just written.
+// add copies a tail into the group. The bytes are in the page cache: they were just written. That they are what was written is checked:
+// bytes that went bad, or that came back from a disk to which a write has failed, are not given another place to come from.
 func (j *journal) add(t tail) error {
 	file, err := t.seg.pin()
 	if err != nil {
@@ -304,9 +307,31 @@ func (j *journal) add(t tail) error {
 	j.buf = binary.BigEndian.AppendUint64(j.buf, uint64(t.from))
 	j.buf = binary.BigEndian.AppendUint32(j.buf, uint32(n))
 	j.buf = slices.Grow(j.buf, int(n))[:len(j.buf)+int(n)]
-	if err := readFull(file, j.buf[len(j.buf)-int(n):], t.from); err != nil {
+	bytes := j.buf[len(j.buf)-int(n):]
+	if err = readFull(file, bytes, t.from); err == nil {
+		err = t.check(bytes)
+	}
+	if err != nil {
 		j.buf = j.buf[:at]
-		return err
+	}
+	return err
+}
+
+// check says that bytes are the batches of the tail.
+func (t *tail) check(bytes []byte) error {
+	next := t.first
+	for len(bytes) > 0 {
+		b, rest, err := record.Parse(bytes)
+		if err == nil {
+			err = b.CheckCRC() // protection: what goes into the journal
+		}
+		if err != nil {
+			return err
+		}
+		if b.BaseOffset() != next {
+			return errSequence
+		}
+		next, bytes = b.NextOffset(), rest
 	}
 	return nil
 }

@@ -351,3 +351,34 @@ func TestJournalSurvivesPowerLoss(t *testing.T) {
 		})
 	}
 }
+
+// TestJournalTakesNothingBad: bytes that changed between the append and the flush are not copied into the journal, which would write them over
+// a file that is right again.
+func TestJournalTakesNothingBad(t *testing.T) {
+	r := newJournalRig(t, 2, 256<<10)
+	r.used()
+	seg := r.logs[0].view.Load().segments[0]
+	name, pos := seg.path(logSuffix), seg.size.Load()
+	r.append(0, strings.Repeat("a", 100))
+	for range 2 { // bad, and right again
+		if err := r.mem.Flip(name, pos+80, 1); err != nil {
+			t.Fatal(err)
+		}
+		r.flush()
+	}
+	last := r.groups()
+	r.append(0, "b")
+	r.append(1, "b")
+	r.flush()
+	if r.groups() == last {
+		t.Error("the journal was given up")
+	}
+	old := r.dir
+	r.mem = r.mem.Clone()
+	old.Close()
+	r.open()
+	r.check()
+	if err := r.dir.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

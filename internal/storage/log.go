@@ -541,7 +541,7 @@ func (l *Log) beginTail(maxBytes int64) (tail, tailState) {
 		state = tailNone
 	case from.seg == to.seg && to.seg.named && to.pos-from.pos <= maxBytes:
 		l.mu.timerSet = false
-		return tail{l, to.seg, from.pos, to}, tailFits
+		return tail{l, to.seg, from.offset, from.pos, to}, tailFits
 	}
 	l.syncing.Unlock()
 	return tail{}, state

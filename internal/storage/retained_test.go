@@ -57,7 +57,9 @@ func newRetained(t *testing.T, segments int) *retained {
 	cfg := testConfig()
 	cfg.SegmentBytes = 300 // room for one batch
 	var err error
-	if r.d, err = OpenDir(Options{FS: vfs.NewFault(vfs.NewMem(), r.count.rule), Path: "/d/log", MetaDir: "/d/meta", OpenFiles: 5}); err != nil {
+	o := Options{FS: vfs.NewFault(vfs.NewMem(), r.count.rule), Path: "/d/log", MetaDir: "/d/meta", OpenFiles: 5}
+	o.JournalBytes = -1 // which of its files comes when is no matter of what is retained
+	if r.d, err = OpenDir(o); err != nil {
 		t.Fatal(err)
 	}
 	if r.l, err = r.d.OpenLog(testTP, testID, cfg, func() {}); err != nil {

@@ -53,6 +53,8 @@ var protections = []protection{
 		"err := l.flush() // protection: journal drain", "err := error(nil)", "./internal/storage", "TestJournal$"},
 	{"the journal restores nothing below the point", "internal/storage/journal.go",
 		"if p := entry.point; p != nil && (e.seg < p.segment || e.seg == p.segment && e.pos+e.n <= p.pos) { // protection: journal point", "if p := entry.point; p == nil && p != nil {", "./internal/storage", "TestModel$"},
+	{"the journal takes nothing that has gone bad", "internal/storage/journal.go",
+		"err = b.CheckCRC() // protection: what goes into the journal", "err = nil", "./internal/storage", "TestJournalTakesNothingBad$"},
 	{"index rebuild", "internal/storage/read.go",
 		"return s.rebuildIndex() // protection: index rebuild", "return x, nil", "./internal/storage", "TestIndexIsRebuilt"},
 	{"places of readers end with a truncation", "internal/storage/readcopy.go",
