@@ -11,6 +11,8 @@ func moldauKeys() []Key {
 			Doc: "Silence after which a member of the metadata store stands for election; at least five ticks."},
 		{Name: "moldau.metastore.tick.ms", Type: Int, Default: "30", Valid: between(10, 10000), Importance: Low, State: Used,
 			Doc: "Heartbeat of the metadata store. Shorter ticks start faster and cost more when idle."},
+		{Name: "moldau.produce.validation", Type: String, Default: "full", Valid: oneOf("full", "header"), Importance: Low, Dynamic: ClusterWide, State: Used,
+			Doc: "How produced batches are checked: full walks every record; header does not inflate a compressed batch where no rule of its topic needs the records, but for the first of a connection and a random sample."},
 		{Name: "moldau.request.slow.ms", Type: Long, Default: "1000", Valid: atLeast(0), Importance: Low, State: Used,
 			Doc: "Requests that take longer are logged with the time of each stage; 0 logs none."},
 		{Name: "moldau.stall.ms", Type: Long, Default: "500", Valid: atLeast(0), Importance: Low, State: Used,

@@ -12,6 +12,7 @@ package handler
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"regexp"
 	"time"
 
@@ -31,6 +32,20 @@ const maxSoftwareName = 128
 type connState struct {
 	software, softwareVersion string // as the client says; "" if it does not
 	clientID                  string // of the last request; Start's
+	walked                    int    // batches in a row whose records were walked and good; Start's, while it counts
+}
+
+// walkFirst batches of a connection, and after an error as many again, are walked whole in any case; of the others one in
+// walkSample, by chance.
+const walkFirst, walkSample = 16, 64
+
+// trusts reports whether the next batch of the connection may be judged by its header.
+func (s *connState) trusts() bool {
+	if s.walked < walkFirst {
+		s.walked++
+		return false
+	}
+	return rand.Uint32N(walkSample) != 0
 }
 
 // stateOf is the state of a connection; for the moments in which Conn.SetState may be called.

@@ -86,7 +86,15 @@ func (t *Table) produceOne(rc *requestContext, req *wire.ProduceRequest, topic *
 	if err != nil {
 		return producedPart{err: err}
 	}
-	at, err := p.Append(batch, partition.AppendOptions{Acks: req.Acks, AllowZstd: req.Version >= 7, NowMs: now.UnixMilli()})
+	o := partition.AppendOptions{Acks: req.Acks, AllowZstd: req.Version >= 7, NowMs: now.UnixMilli()}
+	trusts := t.resolved(t.o.Cluster.Image()).trusts
+	if trusts {
+		o.HeaderOnly = stateOf(rc.conn).trusts() && !isInternal(name)
+	}
+	at, err := p.Append(batch, o)
+	if err != nil && trusts {
+		stateOf(rc.conn).walked = 0
+	}
 	return producedPart{p, at, err}
 }
 

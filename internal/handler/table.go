@@ -321,6 +321,7 @@ type resolved struct {
 	image    *metadata.Image
 	config   *config.Broker
 	maxFetch int32 // fetch.max.bytes
+	trusts   bool  // moldau.produce.validation=header
 }
 
 // config is the broker's configuration with the dynamic values of im.
@@ -331,7 +332,7 @@ func (t *Table) resolved(im *metadata.Image) *resolved {
 		return r
 	}
 	c := t.o.Config.WithDynamic(im.Config(metadata.BrokerConfig, strconv.Itoa(int(t.o.NodeID))), im.Config(metadata.BrokerConfig, ""))
-	r := &resolved{im, c, int32(c.Int("fetch.max.bytes"))}
+	r := &resolved{im, c, int32(c.Int("fetch.max.bytes")), c.Text("moldau.produce.validation") == "header"}
 	t.current.Store(r)
 	return r
 }

@@ -150,6 +150,8 @@ type AppendOptions struct {
 	Acks      int16 // -1, 0 or 1
 	AllowZstd bool  // Produce v7 and later
 	NowMs     int64
+	// HeaderOnly leaves compressed records alone where no rule of the topic needs them.
+	HeaderOnly bool
 }
 
 // Appended is where a batch is, and what its producer has to wait for (WaitAck).
@@ -219,6 +221,7 @@ func (p *Partition) prepare(b record.Batch, s *settings, o AppendOptions) (recor
 	if b.Size() > int(t.MaxMessageBytes) {
 		return nil, &TooLargeError{p.Name(), b.Size(), int(t.MaxMessageBytes), false}
 	}
+	codec, level, change := targetCodec(t, b)
 	result, err := record.Validate(b, record.Rules{
 		NowMs:                o.NowMs,
 		TimestampBeforeMaxMs: t.TimestampBeforeMaxMs,
@@ -227,12 +230,13 @@ func (p *Partition) prepare(b record.Batch, s *settings, o AppendOptions) (recor
 		NeedKey:              t.CleanupCompact,
 		AllowZstd:            o.AllowZstd,
 		MaxInflatedBytes:     t.MaxInflatedBytes,
+		HeaderOnly:           o.HeaderOnly && !change,
 		TopicPartition:       p.Name(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	if codec, level, change := targetCodec(t, b); change {
+	if change {
 		if b, err = record.Recompress(b, codec, level, t.MaxInflatedBytes); err != nil {
 			return nil, err
 		}

@@ -121,6 +121,9 @@ func (in *inflater) open(p []byte) (err error) {
 	default:
 		return fmt.Errorf("%w: Unknown compression type id: %d", ErrCompression, int8(in.codec))
 	}
+	if err == io.EOF { // there is nothing at all, not even the end of something
+		err = io.ErrUnexpectedEOF
+	}
 	return in.wrap(err)
 }
 

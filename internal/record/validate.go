@@ -18,6 +18,7 @@ type Rules struct {
 	NeedKey              bool  // cleanup.policy has compact
 	AllowZstd            bool  // Produce version 7 or later
 	MaxInflatedBytes     int64 // of all records; 0 means DefaultMaxInflatedBytes
+	HeaderOnly           bool  // do not inflate records if the header says all that these rules need
 
 	// TopicPartition ("topic-0") is only for the messages, as Kafka writes them.
 	TopicPartition string
@@ -28,7 +29,7 @@ type Result struct {
 	// MaxTimestampMs is the records' largest timestamp, or Rules.NowMs with LogAppendTime. A producer's
 	// header may say otherwise: give it to SetMaxTimestamp, as Kafka does.
 	MaxTimestampMs int64
-	// InflatedBytes is the size of the records when not compressed.
+	// InflatedBytes is the size of the records when not compressed, 0 if they were not inflated.
 	InflatedBytes int64
 }
 
@@ -57,6 +58,9 @@ func (e *InvalidError) Unwrap() error { return e.Reason }
 // (Kafka writes such a batch again), the timestamp type must be CreateTime (Kafka repairs it on a
 // CreateTime topic), a transactional batch must have a producer id, and a producer id an epoch.
 //
+// With Rules.HeaderOnly the records of a compressed batch are looked at only where a rule needs them: a decision of the
+// operator's, with what it lets in listed in docs/adr/0009-validation-by-header.md.
+//
 // Errors wrap ErrCorrupt, ErrCompression, ErrInvalid, ErrTimestamp or ErrTooLarge; *InvalidError
 // when single records are to blame. It does not change b and allocates nothing for an uncompressed
 // valid batch.
@@ -71,6 +75,9 @@ func Validate(b Batch, r Rules) (Result, error) {
 	c := b.Codec()
 	if c == None {
 		return validateRecords(&w, b, r)
+	}
+	if res, ok := r.ofHeader(b); ok {
+		return res, nil
 	}
 	in, err := openInflater(c, b[HeaderSize:], r.MaxInflatedBytes)
 	if err != nil {
@@ -109,6 +116,23 @@ func validateHeader(b Batch, r Rules) error {
 		return fmt.Errorf("%w: Invalid timestamp type in record batch. Producer should not set timestamp type to LogAppendTime", ErrTimestamp)
 	}
 	return nil
+}
+
+// ofHeader is the result by b's header alone; ok is false where it does not say enough, or something odd: then the records
+// decide, and say what is wrong.
+func (r Rules) ofHeader(b Batch) (res Result, ok bool) {
+	first, last := b.BaseTimestampMs(), b.MaxTimestampMs()
+	switch {
+	case !r.HeaderOnly || r.NeedKey || len(b) == HeaderSize:
+		return Result{}, false
+	case r.LogAppendTime:
+		return Result{MaxTimestampMs: r.NowMs}, true
+	case r.TimestampBeforeMaxMs != math.MaxInt64: // the least timestamp is in the records only
+		return Result{}, false
+	case last < first || r.outOfRange(first) || r.outOfRange(last):
+		return Result{}, false
+	}
+	return Result{MaxTimestampMs: last}, true
 }
 
 // validateRecords walks all records of w, which holds those of b.
