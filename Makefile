@@ -84,6 +84,9 @@ connections: ## CONNECTIONS (default 10000) idle connections beside a hundredth 
 retained: ## processor time of appends and fetches with RETAINED_BYTES (default 1 GiB) in segments of SEGMENT_BYTES (default 64 KiB) behind them
 	RETAINED_BYTES=$${RETAINED_BYTES:-1073741824} $(GO) test -count=1 -timeout 2h -v -run '^TestRetainedCPU$$' ./internal/storage
 
+soak: ## SOAK (default 1h) of everything that comes and goes; goroutines, descriptors and memory stay what they were; SEED chooses
+	SOAK=$${SOAK:-1h} $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./test/mission/
+
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'
 

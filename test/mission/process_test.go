@@ -55,6 +55,7 @@ type process struct {
 	dir  string
 	addr string
 	http string // "off", or where it is
+	sets []string
 
 	cmd  *exec.Cmd
 	log  lockedLog
@@ -103,8 +104,14 @@ func server(t *testing.T) *process {
 // serverIn is server on a directory, and with HTTP on an address.
 func serverIn(t *testing.T, dir, http string) *process {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	p := &process{t: t, ctx: ctx, dir: dir, addr: freeAddr(t), http: http}
+	return serverFor(t, patience, dir, http)
+}
+
+// serverFor is serverIn for so long at most, and with properties, KEY=VALUE.
+func serverFor(t *testing.T, long time.Duration, dir, http string, sets ...string) *process {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), long)
+	p := &process{t: t, ctx: ctx, dir: dir, addr: freeAddr(t), http: http, sets: sets}
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			p.kill()
@@ -121,7 +128,11 @@ func serverIn(t *testing.T, dir, http string) *process {
 // start returns when the broker has said that it is ready.
 func (p *process) start() {
 	p.t.Helper()
-	cmd := exec.CommandContext(p.ctx, moldau, "server", "--data-dir", p.dir, "--listen", p.addr, "--http", p.http)
+	args := []string{"server", "--data-dir", p.dir, "--listen", p.addr, "--http", p.http}
+	for _, s := range p.sets {
+		args = append(args, "--set", s)
+	}
+	cmd := exec.CommandContext(p.ctx, moldau, args...)
 	out, err := cmd.StderrPipe()
 	must(p.t, err)
 	must(p.t, cmd.Start())
