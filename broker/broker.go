@@ -82,6 +82,7 @@ type Broker struct {
 type lateService struct{ table *handler.Table }
 
 func (s *lateService) MaxFrameBytes(key int16) int32 { return s.table.MaxFrameBytes(key) }
+func (s *lateService) Settle(c *network.Conn)        { s.table.Settle(c) }
 func (s *lateService) Early(key int16) bool          { return s.table.Early(key) }
 func (s *lateService) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
 	return s.table.Start(ctx, c, frame, arrived)

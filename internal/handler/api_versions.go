@@ -30,9 +30,10 @@ const maxSoftwareName = 128
 
 // connState is what the handlers remember of a connection.
 type connState struct {
-	software, softwareVersion string // as the client says; "" if it does not
-	clientID                  string // of the last request; Start's
-	walked                    int    // batches in a row whose records were walked and good; Start's, while it counts
+	software, softwareVersion string         // as the client says; "" if it does not
+	clientID                  string         // of the last request; Start's
+	burst                     []*produceCall // staged and not appended; Start's and Settle's
+	walked                    int            // batches in a row whose records were walked and good; Start's, while it counts
 }
 
 // walkFirst batches of a connection, and after an error as many again, are walked whole in any case; of the others one in

@@ -75,6 +75,13 @@ func newBrokerOn(t testing.TB, fsys vfs.FS, root string, sets ...string) *broker
 	return &broker{table, new(network.Conn)}
 }
 
+// Start is a burst of one request.
+func (b *broker) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
+	call, err := b.Table.Start(ctx, c, frame, arrived)
+	b.Settle(c)
+	return call, err
+}
+
 // publish gives the newest image to those who act on it.
 func (b *broker) publish() {
 	im := b.o.Cluster.Image()

@@ -4,7 +4,7 @@ import "sync"
 
 // pools lend the calls that carry records, with all the memory that one needs, so that a request which is like
 // those before it allocates next to nothing.
-type pools struct{ produces, fetches sync.Pool }
+type pools struct{ produces, fetches, bursts sync.Pool }
 
 // A call that has grown beyond these is left to the collector.
 const (
@@ -72,4 +72,20 @@ func resized[T any](s []T, n int) []T {
 		return append(s[:cap(s)], make([]T, n-cap(s))...)[:n]
 	}
 	return s[:n]
+}
+
+func (p *pools) getBurst() *burst {
+	if b, _ := p.bursts.Get().(*burst); b != nil {
+		return b
+	}
+	return &burst{}
+}
+
+func (p *pools) putBurst(b *burst) {
+	clear(b.parts)
+	clear(b.group[:cap(b.group)])
+	b.parts, b.group = b.parts[:0], b.group[:0]
+	if cap(b.parts)+cap(b.group) <= keepPartitions {
+		p.bursts.Put(b)
+	}
 }

@@ -3,9 +3,9 @@ package handler
 // Produce, key 0, versions 3 to 13 (0 is advertised, KAFKA-18659: old librdkafka turns
 // features off if it is not; 0 to 2 close the connection).
 //
-// The batches are appended in the connection's reader, in the order in which they came,
+// The batches are checked and appended in the connection's reader, in the order in which they came,
 // and acknowledged in its writer: requests behind each other are on their way to the
-// disk together. acks=0 is never answered; an error closes the connection after the
+// disk together. Those that came with one recv are appended together (Settle): one write for a partition. acks=0 is never answered; an error closes the connection after the
 // earlier answers. Exactly one batch of format 2 a partition (else INVALID_RECORD); version 13 names
 // topics by id (KIP-516); from version 10 on a partition that moved comes with its
 // leader's address (KIP-951). A transactional request is refused with a fatal error
@@ -39,11 +39,11 @@ type produceCall struct {
 	pieces   [1]wire.Piece
 }
 
-// producedPart is what became of one partition of a request.
+// producedPart is what becomes of one partition of a request.
 type producedPart struct {
-	p   *partition.Partition
-	at  partition.Appended
-	err error
+	p      *partition.Partition
+	staged partition.Staged
+	err    error
 }
 
 func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error) {
@@ -57,45 +57,104 @@ func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error
 	for i := range c.req.Topics {
 		topic := &c.req.Topics[i]
 		for j := range topic.Partitions {
-			c.parts = append(c.parts, t.produceOne(&c.rc, &c.req, topic, &topic.Partitions[j], now))
+			c.parts = append(c.parts, producedPart{})
+			part := &c.parts[len(c.parts)-1]
+			part.err = t.stage(&c.rc, &c.req, topic, &topic.Partitions[j], now, part)
 		}
 	}
-	c.local = time.Now()
+	state := stateOf(rc.conn)
+	state.burst = append(state.burst, c)
 	return c, nil
 }
 
-func (t *Table) produceOne(rc *requestContext, req *wire.ProduceRequest, topic *wire.ProduceTopic, part *wire.ProducePartition, now time.Time) producedPart {
+// Settle implements network.Service: it appends what the requests of a burst have staged, each partition's batches together.
+func (t *Table) Settle(c *network.Conn) {
+	s, ok := c.State().(*connState)
+	if !ok || len(s.burst) == 0 {
+		return
+	}
+	b := t.pools.getBurst()
+	for _, call := range s.burst {
+		for i := range call.parts {
+			if part := &call.parts[i]; part.err == nil {
+				b.parts = append(b.parts, part)
+			}
+		}
+	}
+	b.append()
+	t.pools.putBurst(b)
+	now := time.Now()
+	for _, call := range s.burst {
+		call.local = now
+		for i := range call.parts {
+			if part := &call.parts[i]; part.err == nil {
+				part.err = part.staged.Err
+			}
+			if call.parts[i].err != nil {
+				s.walked = 0
+			}
+		}
+	}
+	clear(s.burst)
+	s.burst = s.burst[:0]
+}
+
+// burst is what is appended together.
+type burst struct {
+	parts []*producedPart // in the order in which they came; nil: appended
+	group []*partition.Staged
+}
+
+// maxSearched bounds the parts among which those of the same partition are looked for: one request may have thousands.
+const maxSearched = 64
+
+// append appends partition by partition.
+func (b *burst) append() {
+	for i, first := range b.parts {
+		if first == nil {
+			continue
+		}
+		b.group = append(b.group[:0], &first.staged)
+		rest := b.parts[i+1:]
+		for j, part := range rest[:min(len(rest), maxSearched)] {
+			if part != nil && part.p == first.p {
+				b.group = append(b.group, &part.staged)
+				rest[j] = nil
+			}
+		}
+		first.p.AppendAll(b.group)
+	}
+}
+
+// stage checks one batch, which Settle appends.
+func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.ProduceTopic, part *wire.ProducePartition, now time.Time, out *producedPart) error {
 	p, err := t.o.Partitions.Lookup(topic.Name, topic.ID, part.Index)
 	if req.Acks < -1 || req.Acks > 1 {
-		return producedPart{err: fmt.Errorf("acks is %d, allowed are -1, 0 and 1: %w", req.Acks, wire.InvalidRequiredAcks)}
+		return fmt.Errorf("acks is %d, allowed are -1, 0 and 1: %w", req.Acks, wire.InvalidRequiredAcks)
 	}
 	if req.TransactionalID != nil {
-		return producedPart{err: partition.ErrTransactional}
+		return partition.ErrTransactional
 	}
 	if err != nil {
-		return producedPart{err: err}
+		return err
 	}
 	name := p.TopicPartition().Topic
 	if !rc.allowed(name) {
-		return producedPart{err: wire.TopicAuthorizationFailed}
+		return wire.TopicAuthorizationFailed
 	}
 	if isInternal(name) && rc.header.ClientID != adminClientID {
-		return producedPart{err: fmt.Errorf("%s is written by the broker only: %w", name, wire.InvalidTopicException)}
+		return fmt.Errorf("%s is written by the broker only: %w", name, wire.InvalidTopicException)
 	}
 	batch, err := oneBatch(part.Records)
 	if err != nil {
-		return producedPart{err: err}
+		return err
 	}
 	o := partition.AppendOptions{Acks: req.Acks, AllowZstd: req.Version >= 7, NowMs: now.UnixMilli()}
-	trusts := t.resolved(t.o.Cluster.Image()).trusts
-	if trusts {
+	if t.resolved(t.o.Cluster.Image()).trusts {
 		o.HeaderOnly = stateOf(rc.conn).trusts() && !isInternal(name)
 	}
-	at, err := p.Append(batch, o)
-	if err != nil && trusts {
-		stateOf(rc.conn).walked = 0
-	}
-	return producedPart{p, at, err}
+	out.p = p
+	return p.Prepare(&out.staged, batch, o)
 }
 
 // adminClientID is the client id with which Kafka lets internal topics be written.
@@ -126,7 +185,7 @@ func oneBatch(records []byte) (record.Batch, error) {
 
 func (c *produceCall) Ready() bool {
 	for i := range c.parts {
-		if p := &c.parts[i]; p.err == nil && !p.p.AckReady(p.at) {
+		if p := &c.parts[i]; p.err == nil && !p.p.AckReady(p.staged.At) {
 			return false
 		}
 	}
@@ -159,7 +218,7 @@ func (c *produceCall) Wait(ctx context.Context) network.Reply {
 	for i := range c.parts {
 		p := &c.parts[i]
 		if p.err == nil {
-			p.err = p.p.WaitAck(ctx, &c.waiter, p.at, c.deadline)
+			p.err = p.p.WaitAck(ctx, &c.waiter, p.staged.At, c.deadline)
 		}
 		if p.err != nil {
 			failed = true
@@ -210,7 +269,8 @@ func (c *produceCall) response() *wire.ProduceResponse {
 // result is the outcome as a response has it.
 func (p *producedPart) result() wire.ProducedPartition {
 	if p.err == nil {
-		return wire.ProducedPartition{BaseOffset: p.at.BaseOffset, LogAppendTimeMs: p.at.LogAppendTimeMs, LogStartOffset: p.at.LogStart}
+		at := &p.staged.At
+		return wire.ProducedPartition{BaseOffset: at.BaseOffset, LogAppendTimeMs: at.LogAppendTimeMs, LogStartOffset: at.LogStart}
 	}
 	text := p.err.Error()
 	rp := wire.ProducedPartition{ErrorCode: codeOf(p.err), BaseOffset: -1, LogAppendTimeMs: -1, LogStartOffset: -1, ErrorMessage: &text}

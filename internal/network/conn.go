@@ -34,12 +34,14 @@ type Conn struct {
 
 	in         inbox     // the reader's
 	gone       bool      // the reader's: the peer has closed its side
+	staged     bool      // the reader's: calls behind settled are in the queue
 	writeUntil time.Time // the writer's: the write deadline in force
 	noSendfile bool      // the writer's: the platform refused it
 
 	mu            sync.Mutex // guards the following
-	queue         []started  // to be answered, in order; queue[head:] is live. Bound: MaxStarted
+	queue         []started  // to be answered, in order; queue[head:] is live, queue[head:settled] the writer's. Bound: MaxStarted
 	head          int
+	settled       int   // queue[settled:] is started, but the service has put off a part of it
 	writing       bool  // somebody holds the writer's role
 	inflight      int   // started and not yet answered, those in queue included
 	inflightBytes int64 // their frames
@@ -137,6 +139,7 @@ func (c *Conn) run() {
 
 // drainCalls answers what was started and waits until it is gone.
 func (c *Conn) drainCalls() {
+	c.settle()
 	for {
 		c.writeReady()
 		c.mu.Lock()

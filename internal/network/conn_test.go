@@ -417,6 +417,7 @@ func (c *pooledCall) Wait(context.Context) Reply { return Reply{Pieces: c.s.answ
 func (c *pooledCall) Describe() []slog.Attr      { return nil }
 func (c *pooledCall) Release()                   { c.s.pool.Put(c) }
 
+func (s *pooledService) Settle(*Conn)              {}
 func (s *pooledService) MaxFrameBytes(int16) int32 { return 1 << 20 }
 func (s *pooledService) Early(int16) bool          { return true }
 func (s *pooledService) Start(context.Context, *Conn, []byte, time.Time) (Call, error) {
@@ -485,5 +486,45 @@ func TestPipelinedAnswersShareASend(t *testing.T) {
 	}
 	if got := binary.BigEndian.Uint32(p[4:]); got != 0 {
 		t.Fatalf("first response is %d", got)
+	}
+}
+
+// Requests that came together are settled together, once: also when the last one of them cannot be started, and when the next
+// one is a barrier.
+func TestBurstIsSettledOnce(t *testing.T) {
+	for _, last := range []int32{0, 1, 2} {
+		svc := &fakeService{early: true, start: func(call *fakeCall, _ *Conn, _ int16, _ []byte) error {
+			if call.corr == 99 {
+				return errors.New("undecodable")
+			}
+			return nil
+		}}
+		h := serve(t, svc)
+		nc := h.dial()
+		var all []byte
+		for i := range int32(10) {
+			all = append(all, request(keyProduce, i, nil)...)
+		}
+		switch last {
+		case 1:
+			all = append(all, request(keyFetch, 10, nil)...)
+		case 2:
+			all = append(all, request(keyProduce, 99, nil)...)
+		}
+		send(t, nc, all)
+		for i := range int32(10) {
+			expect(t, nc, i)
+		}
+		switch last {
+		case 1:
+			expect(t, nc, 10)
+		case 2:
+			expectClosed(t, nc)
+		}
+		svc.mu.Lock()
+		if svc.largest != 10 { // one write of the client is one recv here
+			t.Errorf("the largest burst has %d requests, want 10", svc.largest)
+		}
+		svc.mu.Unlock()
 	}
 }

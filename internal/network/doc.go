@@ -12,6 +12,9 @@
 // parks. The reader meanwhile reads on, so that a disconnect is noticed. The reader ends
 // last: it waits for the writer, and the server waits for its readers and acceptors.
 //
+// A burst are the requests that came with one recv, as far as they may start together. The service may put off a part of
+// their work until Settle, which the reader calls before it waits for anything; until then they are not the writer's.
+//
 // Invariants:
 //  1. Responses leave in the order in which their requests arrived.
 //  2. A request starts only when every earlier response of its connection has been handed to
@@ -31,7 +34,7 @@
 //
 //	arrived  the recv that brought the frame's last byte returned
 //	begun    Service.Start was called
-//	local    Reply.LocalDone, or Start's return where that is zero
+//	local    Reply.LocalDone, or Settle's return where that is zero
 //	ready    Reply.Ready, or Wait's return where that is zero
 //	sending  the send that carries the response's first byte began
 //	sent     the kernel took the response's last byte (for Reply.None: equal to sending)

@@ -43,9 +43,13 @@ type fakeCall struct {
 	cancel atomic.Bool // Wait was ended by ctx
 	unpin  func()
 	onConn *atomic.Int32
+	put    atomic.Bool // Settle was called
 }
 
 func (c *fakeCall) Ready() bool {
+	if !c.put.Load() {
+		c.srv.fail("Ready before Settle")
+	}
 	if c.delay > 0 {
 		return false
 	}
@@ -62,6 +66,9 @@ func (c *fakeCall) Ready() bool {
 
 func (c *fakeCall) Wait(ctx context.Context) Reply {
 	c.waits.Add(1)
+	if !c.put.Load() {
+		c.srv.fail("Wait before Settle")
+	}
 	if c.delay > 0 {
 		time.Sleep(c.delay)
 	}
@@ -102,11 +109,13 @@ type fakeService struct {
 	start func(call *fakeCall, c *Conn, key int16, frame []byte) error // in the reader
 	early bool
 
-	live   atomic.Int32 // started and not released
-	starts atomic.Int32
-	mu     sync.Mutex // guards the following
-	calls  []*fakeCall
-	errs   []string
+	live    atomic.Int32 // started and not released
+	starts  atomic.Int32
+	mu      sync.Mutex // guards the following
+	calls   []*fakeCall
+	burst   map[*Conn][]*fakeCall // not settled
+	largest int                   // burst
+	errs    []string
 }
 
 func (s *fakeService) fail(text string) {
@@ -123,6 +132,20 @@ func (s *fakeService) MaxFrameBytes(key int16) int32 {
 		return 1 << 10
 	}
 	return 1 << 20
+}
+
+// Settle: what the fake puts off is to be asked for.
+func (s *fakeService) Settle(c *Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.burst[c]) == 0 {
+		s.errs = append(s.errs, "Settle without a Start")
+	}
+	s.largest = max(s.largest, len(s.burst[c]))
+	for _, call := range s.burst[c] {
+		call.put.Store(true)
+	}
+	delete(s.burst, c)
 }
 
 func (s *fakeService) Early(key int16) bool { return s.early && key == keyProduce }
@@ -148,6 +171,10 @@ func (s *fakeService) Start(_ context.Context, c *Conn, frame []byte, arrived ti
 	call.onConn.Add(1)
 	s.mu.Lock()
 	s.calls = append(s.calls, call)
+	if s.burst == nil {
+		s.burst = map[*Conn][]*fakeCall{}
+	}
+	s.burst[c] = append(s.burst[c], call)
 	s.mu.Unlock()
 	return call, nil
 }

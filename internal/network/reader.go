@@ -101,18 +101,34 @@ func (c *Conn) begin(frame []byte, buf *slab) error {
 	if call == nil {
 		panic("BUG: Service.Start returned neither a Call nor an error")
 	}
-	e := started{call: call, buf: buf, key: key, size: int32(len(frame)), arrived: arrived, begun: begun, local: time.Now()}
+	e := started{call: call, buf: buf, key: key, size: int32(len(frame)), arrived: arrived, begun: begun}
 	c.mu.Lock()
 	if c.head == len(c.queue) {
-		c.queue, c.head = c.queue[:0], 0
+		c.queue, c.head, c.settled = c.queue[:0], 0, 0
 	} else if len(c.queue) == cap(c.queue) && c.head > 0 {
 		n := copy(c.queue, c.queue[c.head:])
 		clear(c.queue[n:])
-		c.queue, c.head = c.queue[:n], 0
+		c.queue, c.settled, c.head = c.queue[:n], c.settled-c.head, 0
 	}
 	c.queue = append(c.queue, e)
 	c.mu.Unlock()
+	c.staged = true
 	return nil
+}
+
+// settle ends a burst: what is started may be answered. It comes before the reader waits for anything.
+func (c *Conn) settle() {
+	if !c.staged {
+		return
+	}
+	c.staged = false
+	c.srv.opt.Service.Settle(c)
+	now := time.Now()
+	c.mu.Lock()
+	for ; c.settled < len(c.queue); c.settled++ {
+		c.queue[c.settled].local = now
+	}
+	c.mu.Unlock()
 }
 
 // admit waits until a request may start, and counts it.
@@ -135,7 +151,12 @@ func (c *Conn) admit(key int16, size int64) error {
 			c.mu.Unlock()
 			return nil
 		}
-		if c.head < len(c.queue) && !c.writing {
+		if c.staged {
+			c.mu.Unlock()
+			c.settle()
+			continue
+		}
+		if c.head < c.settled && !c.writing {
 			c.mu.Unlock()
 			c.writeReady()
 			continue
@@ -221,6 +242,7 @@ func (c *Conn) cut(size int) ([]byte, *slab) {
 
 // fill receives more. What is started is answered first, because this may wait long.
 func (c *Conn) fill() error {
+	c.settle()
 	c.writeReady()
 	in := &c.in
 	have := in.w - in.r
@@ -330,6 +352,7 @@ func (c *Conn) budgeted(n int, prev *slab) (*slab, error) {
 // what arrives.
 func (c *Conn) nextLarge(size int) ([]byte, *slab, error) {
 	in := &c.in
+	c.settle()
 	c.writeReady()
 	c.beginPartial()
 	first := min(size, slabBytes*largeGrowth)

@@ -21,6 +21,9 @@ type Service interface {
 	// Release returns. ctx ends with the connection. An error (undecodable, unknown API)
 	// closes the connection after the earlier responses have left; the Call is then ignored.
 	Start(ctx context.Context, c *Conn, frame []byte, arrived time.Time) (Call, error)
+	// Settle does what Start has put off: it is called in the reader when nothing more of a burst has come, and before
+	// Ready or Wait of any of the burst's Calls.
+	Settle(c *Conn)
 }
 
 // Call is a started request. The methods of one Call are never called concurrently:

@@ -52,7 +52,7 @@ var errSend = errors.New("broken")
 // parks to a goroutine.
 func (c *Conn) writeReady() {
 	c.mu.Lock()
-	if c.writing || c.head == len(c.queue) {
+	if c.writing || c.head == c.settled {
 		c.mu.Unlock()
 		return
 	}
@@ -70,7 +70,7 @@ func (c *Conn) write(mayPark bool) bool {
 	out := c.srv.outboxes.get()
 	for {
 		c.mu.Lock()
-		if c.head == len(c.queue) {
+		if c.head == c.settled {
 			if len(out.done) > 0 {
 				c.mu.Unlock()
 				c.flush(out)

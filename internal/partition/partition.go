@@ -162,41 +162,98 @@ type Appended struct {
 	ack             ackTarget
 }
 
-// Append validates a produced batch and appends it to the log of a partition that this
-// broker leads. The batch's bytes are changed (offsets, leader epoch, timestamps) and
-// not kept. It does not wait for replicas or the disk's flush: that is WaitAck.
+// Append is Prepare and AppendAll of one batch.
 func (p *Partition) Append(b record.Batch, o AppendOptions) (Appended, error) {
-	epoch, err := p.leads(-1)
-	if err != nil {
+	s := Staged{}
+	if err := p.Prepare(&s, b, o); err != nil {
 		return Appended{}, err
+	}
+	p.AppendAll([]*Staged{&s})
+	return s.At, s.Err
+}
+
+// maxTogether batches are given to the log at once.
+const maxTogether = 8
+
+// Staged is a batch on its way into the log: Prepare has checked it, AppendAll says where it is.
+type Staged struct {
+	batch record.Batch
+	acks  int16
+	nowMs int64
+	At    Appended
+	Err   error
+}
+
+// Prepare validates a produced batch for the log of a partition that this broker leads. The batch's bytes are changed
+// (timestamps, and by AppendAll offsets and leader epoch) and needed until AppendAll.
+func (p *Partition) Prepare(out *Staged, b record.Batch, o AppendOptions) (err error) {
+	if _, err := p.leads(-1); err != nil {
+		return err
 	}
 	if err := p.enoughReplicas(o.Acks); err != nil {
-		return Appended{}, err
+		return err
 	}
-	s := p.settings.Load()
-	if b, err = p.prepare(b, s, o); err != nil {
-		return Appended{}, err
+	if b, err = p.prepare(b, p.settings.Load(), o); err != nil {
+		return err
 	}
-	a, err := p.log.Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: o.NowMs})
+	*out = Staged{batch: b, acks: o.Acks, nowMs: o.NowMs}
+	return nil
+}
+
+// AppendAll appends what was prepared for this partition, in that order. It does not wait for replicas or the disk's flush:
+// that is WaitAck.
+func (p *Partition) AppendAll(staged []*Staged) {
+	epoch, err := p.leads(-1)
 	if err != nil {
-		return Appended{}, err
+		for _, x := range staged {
+			x.Err = err
+		}
+		return
 	}
-	out := Appended{BaseOffset: a.BaseOffset, LogStart: a.LogStart, LogAppendTimeMs: -1}
-	if s.topic.LogAppendTime {
-		out.LogAppendTimeMs = a.MaxTimestampMs
+	var room [maxTogether]storage.Entry
+	s, end := p.settings.Load(), int64(0)
+	for len(staged) > 0 {
+		some := room[:min(len(staged), len(room))]
+		for i := range some {
+			some[i] = storage.Entry{Batch: staged[i].batch, Options: storage.AppendOptions{LeaderEpoch: epoch, NowMs: staged[i].nowMs}}
+		}
+		p.log.AppendAll(some)
+		for i := range some {
+			staged[i].settle(&some[i], s, epoch)
+			if some[i].Err == nil {
+				end = max(end, some[i].At.LastOffset+1)
+			}
+		}
+		clear(some)
+		staged = staged[len(some):]
 	}
-	switch {
-	case o.Acks < 0:
-		out.ack = ackTarget{commit: a.LastOffset + 1, epoch: epoch}
-	case o.Acks == 1 && s.flushMessages < math.MaxInt64:
-		// Fewer than flush.messages records are unflushed when an append is answered, as in Kafka.
-		out.ack = ackTarget{flush: a.LastOffset + 2 - s.flushMessages, epoch: epoch}
+	if end == 0 {
+		return
 	}
 	p.advance()
-	if s.flushPolicy && p.HighWatermark() <= a.LastOffset && p.tellWatchers() {
-		p.log.RequestFlush(a.LastOffset + 1)
+	if s.flushPolicy && p.HighWatermark() < end && p.tellWatchers() {
+		p.log.RequestFlush(end)
 	}
-	return out, nil
+}
+
+// settle takes over what became of the batch, and what its producer has to wait for.
+func (x *Staged) settle(e *storage.Entry, s *settings, epoch int32) {
+	x.batch = nil
+	if x.Err = e.Err; e.Err != nil {
+		return
+	}
+	a := e.At
+	x.At = Appended{BaseOffset: a.BaseOffset, LogStart: a.LogStart, LogAppendTimeMs: -1}
+	if s.topic.LogAppendTime {
+		x.At.LogAppendTimeMs = a.MaxTimestampMs
+	}
+	switch {
+	case x.acks < 0:
+		x.At.ack = ackTarget{commit: a.LastOffset + 1, epoch: epoch}
+	case x.acks == 1 && s.flushMessages < math.MaxInt64:
+		// Fewer than flush.messages records are unflushed when an append is answered, as in Kafka.
+		x.At.ack = ackTarget{flush: a.LastOffset + 2 - s.flushMessages, epoch: epoch}
+	}
 }
 
 func (p *Partition) enoughReplicas(acks int16) error {

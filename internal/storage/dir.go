@@ -82,6 +82,7 @@ type Dir struct {
 	pool        *descriptors
 	indexes     *indexCache
 	buffers     buffers
+	vecs        sync.Pool // of *[maxTogether][]byte, for one write of several batches
 
 	unpointed atomic.Int64 // bytes of logs without a flush policy behind their last points
 	// What the log dir's own files said when it was opened: recovery points, log start offsets and cleaner

@@ -177,6 +177,14 @@ func (l *Log) SizeBytes() int64 {
 // Segments is the number of segments.
 func (l *Log) Segments() int { return len(l.view.Load().segments) }
 
+// Entry is a batch to append, and what became of it.
+type Entry struct {
+	Batch   record.Batch
+	Options AppendOptions
+	At      Appended
+	Err     error // then nothing of the batch is in the log
+}
+
 // Append gives b the next offsets and the leader epoch, in place, and writes it. The
 // batch was validated by the caller; its bytes are not kept. A batch of an idempotent
 // producer is checked against the producer state: a duplicate is not written again and
@@ -184,43 +192,113 @@ func (l *Log) Segments() int { return len(l.view.Load().segments) }
 // ErrTooLarge, ErrStaleEpoch, ErrNoSpace, ErrOffline, ErrClosed. After an error nothing of b is
 // in the log. The record is readable at once up to End and durable when Flushed passed it.
 func (l *Log) Append(b record.Batch, o AppendOptions) (Appended, error) {
+	e := [1]Entry{{Batch: b, Options: o}}
+	l.AppendAll(e[:])
+	return e[0].At, e[0].Err
+}
+
+// AppendAll appends entries as Append would, one after the other, but with one write for those that stand side by side in a
+// segment. A write that fails is an error of all that it would have written.
+func (l *Log) AppendAll(entries []Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	appended := false
+	for len(entries) > 0 {
+		n := l.appendLocked(entries)
+		appended = appended || entries[0].Err == nil && !entries[0].At.Duplicate
+		entries = entries[n:]
+	}
+	if appended {
+		l.armFlushLocked()
+	}
+}
+
+// maxTogether is how many batches one write takes: as many as a system call takes without garbage.
+const maxTogether = 8
+
+// appendLocked appends the first entry, and those behind it that can share its write. It returns how many it has dealt with.
+func (l *Log) appendLocked(entries []Entry) int {
+	seg, err := l.placeLocked(&entries[0])
+	if seg == nil {
+		entries[0].Err = err
+		return 1
+	}
+	pos, n := seg.size.Load(), 1
+	for end := pos + int64(entries[0].Batch.Size()); n < min(len(entries), maxTogether) && l.followsLocked(entries, n, seg, end); n++ {
+		end += int64(entries[n].Batch.Size())
+	}
+	entries = entries[:n]
+	if err := l.writeLocked(seg, entries, pos); err != nil {
+		for i := range entries {
+			entries[i].Err = err
+		}
+		return n
+	}
+	start := l.view.Load().logStart
+	for i := range entries {
+		b := entries[i].Batch
+		entries[i].At = Appended{b.BaseOffset(), b.LastOffset(), start, false, b.MaxTimestampMs()}
+	}
+	l.foldLocked(seg, entries, pos)
+	return n
+}
+
+// placeLocked gives e its offset and returns the segment that it goes to; nil if it is refused or, without an error, a duplicate.
+func (l *Log) placeLocked(e *Entry) (*segment, error) {
+	b, o := e.Batch, &e.Options
 	if err := l.writableLocked(); err != nil {
-		return Appended{}, err
+		return nil, err
 	}
 	if !b.Control() {
 		dup, isDup, err := l.mu.producers.check(b)
 		if err != nil {
-			return Appended{}, fmt.Errorf("%v: %w", l.tp, err)
+			return nil, fmt.Errorf("%v: %w", l.tp, err)
 		}
 		if isDup {
-			return Appended{dup.firstOffset(), dup.lastOffset, l.view.Load().logStart, true, dup.tsMs}, nil
+			e.At = Appended{dup.firstOffset(), dup.lastOffset, l.view.Load().logStart, true, dup.tsMs}
+			return nil, nil
 		}
 	}
 	if int64(b.Size()) > l.mu.cfg.SegmentBytes {
-		return Appended{}, fmt.Errorf("%v: batch of %d bytes, segment.bytes is %d: %w", l.tp, b.Size(), l.mu.cfg.SegmentBytes, ErrTooLarge)
+		return nil, fmt.Errorf("%v: batch of %d bytes, segment.bytes is %d: %w", l.tp, b.Size(), l.mu.cfg.SegmentBytes, ErrTooLarge)
 	}
 	if last := l.mu.epochs.latest(); o.LeaderEpoch < last {
-		return Appended{}, fmt.Errorf("%v: append with leader epoch %d, the log has %d: %w", l.tp, o.LeaderEpoch, last, ErrStaleEpoch)
+		return nil, fmt.Errorf("%v: append with leader epoch %d, the log has %d: %w", l.tp, o.LeaderEpoch, last, ErrStaleEpoch)
 	}
 	if err := l.dir.room.admit(int64(b.Size()), o.Reserve); err != nil {
-		return Appended{}, err
+		return nil, err
 	}
-	base := l.End()
-	b.SetBaseOffset(base)
+	b.SetBaseOffset(l.End())
 	b.SetLeaderEpoch(o.LeaderEpoch)
-	seg, err := l.activeLocked(b, o.NowMs)
-	if err != nil {
-		return Appended{}, err
+	return l.activeLocked(b, o.NowMs)
+}
+
+// followsLocked gives entry n its offset behind those before it, of which the last ends at byte end of seg, if it would be let
+// in once they are in the log and would stand beside them. What is not sure waits for its own turn.
+func (l *Log) followsLocked(entries []Entry, n int, seg *segment, end int64) bool {
+	before, e := entries[n-1].Batch, &entries[n]
+	b := e.Batch
+	if seg.size.Load() == 0 || b.Control() || before.Control() || e.Options.LeaderEpoch != entries[0].Options.LeaderEpoch ||
+		int64(b.Size()) > l.mu.cfg.SegmentBytes || !l.inSequenceLocked(entries[:n], b) {
+		return false
 	}
-	pos := seg.size.Load()
-	if err := l.writeLocked(seg, b, pos); err != nil {
-		return Appended{}, err
+	b.SetBaseOffset(before.NextOffset())
+	b.SetLeaderEpoch(e.Options.LeaderEpoch)
+	return !l.fullLocked(seg, b, end, n, e.Options.NowMs) && l.dir.room.admit(int64(b.Size()), e.Options.Reserve) == nil
+}
+
+// inSequenceLocked reports whether the producer state lets b in behind entries that it does not know yet.
+func (l *Log) inSequenceLocked(entries []Entry, b record.Batch) bool {
+	if b.ProducerID() < 0 {
+		return true
 	}
-	l.foldLocked(seg, b, pos, o.NowMs)
-	l.armFlushLocked()
-	return Appended{base, b.LastOffset(), l.view.Load().logStart, false, b.MaxTimestampMs()}, nil
+	for i := len(entries) - 1; i >= 0; i-- {
+		if x := entries[i].Batch; x.ProducerID() == b.ProducerID() {
+			return x.ProducerEpoch() == b.ProducerEpoch() && x.Transactional() == b.Transactional() && nextInSequence(x.LastSequence(), b.BaseSequence()) // protection: sequence in one write
+		}
+	}
+	_, isDup, err := l.mu.producers.check(b)
+	return err == nil && !isDup
 }
 
 // writableLocked says why nothing may be appended, or nil.
@@ -231,15 +309,29 @@ func (l *Log) writableLocked() error {
 	return l.dir.offline()
 }
 
-// writeLocked writes b at pos. A failure leaves the log as it was: bytes behind the
+// writeLocked writes the batches side by side from pos on. A failure leaves the log as it was: bytes behind the
 // log end do not count, and the next append to the segment overwrites them, or a roll cuts them off.
-func (l *Log) writeLocked(seg *segment, b record.Batch, pos int64) error {
+func (l *Log) writeLocked(seg *segment, entries []Entry, pos int64) error {
 	f, err := seg.pin()
 	if err != nil {
 		return l.dir.failed(err)
 	}
 	defer seg.unpin()
-	if _, err := f.WriteAt(b, pos); err != nil {
+	if len(entries) == 1 {
+		_, err = f.WriteAt(entries[0].Batch, pos)
+	} else {
+		v, _ := l.dir.vecs.Get().(*[maxTogether][]byte)
+		if v == nil {
+			v = new([maxTogether][]byte)
+		}
+		for i := range entries {
+			v[i] = entries[i].Batch
+		}
+		_, err = f.WriteVec(v[:len(entries)], pos)
+		clear(v[:])
+		l.dir.vecs.Put(v)
+	}
+	if err != nil {
 		seg.torn = true
 		return l.dir.failed(err)
 	}
@@ -264,14 +356,19 @@ func (l *Log) mendLocked(seg *segment) error {
 	return nil
 }
 
-// foldLocked makes a batch that stands in seg at pos part of the log's state.
-func (l *Log) foldLocked(seg *segment, b record.Batch, pos, nowMs int64) {
-	l.foldBatchLocked(seg, b, pos, nowMs)
+// foldLocked makes batches that stand in seg from pos on part of the log's state.
+func (l *Log) foldLocked(seg *segment, entries []Entry, pos int64) {
+	end := pos
+	for i := range entries {
+		l.foldBatchLocked(seg, entries[i].Batch, end, entries[i].Options.NowMs)
+		end += int64(entries[i].Batch.Size())
+	}
+	last := &entries[len(entries)-1]
 	seg.dirty = true
-	seg.appendedMs.Store(nowMs)
-	seg.size.Store(pos + int64(b.Size()))
-	l.countLocked(int64(b.Size()))
-	l.end.Store(&mark{b.NextOffset(), seg, pos + int64(b.Size()), b.LeaderEpoch() + 1})
+	seg.appendedMs.Store(last.Options.NowMs)
+	seg.size.Store(end)
+	l.countLocked(end - pos)
+	l.end.Store(&mark{last.Batch.NextOffset(), seg, end, last.Batch.LeaderEpoch() + 1})
 	// Without a flush policy nobody waits for the sync that a point makes: it is made only so often that a restart
 	// after a crash reads a bounded number of bytes.
 	if l.mu.sincePoint >= l.dir.opts.PointBytes && (l.mu.sincePoint > l.mu.lazy || l.dir.unpointed.Load() >= l.dir.opts.UnflushedBytes) {
@@ -327,14 +424,15 @@ func (l *Log) activeLocked(b record.Batch, nowMs int64) (*segment, error) {
 		return l.rollLocked(nowMs)
 	}
 	seg := v.segments[len(v.segments)-1]
-	if l.fullLocked(seg, b, nowMs) {
+	if l.fullLocked(seg, b, seg.size.Load(), 0, nowMs) {
 		return l.rollLocked(nowMs)
 	}
 	return seg, nil
 }
 
-func (l *Log) fullLocked(seg *segment, b record.Batch, nowMs int64) bool {
-	cfg, size := l.mu.cfg, seg.size.Load()
+// fullLocked reports whether b must not be written at byte size of seg, where the index does not know the last ahead batches yet.
+func (l *Log) fullLocked(seg *segment, b record.Batch, size int64, ahead int, nowMs int64) bool {
+	cfg := l.mu.cfg
 	if size == 0 {
 		return false
 	}
@@ -353,8 +451,8 @@ func (l *Log) fullLocked(seg *segment, b record.Batch, nowMs int64) bool {
 	seg.idx.Lock()
 	defer seg.idx.Unlock()
 	return cfg.SegmentIndexBytes > 0 &&
-		(int64(len(seg.idx.sparse.offsets)+1)*offsetEntryBytes > cfg.SegmentIndexBytes ||
-			int64(len(seg.idx.sparse.times)+2)*timeEntryBytes > cfg.SegmentIndexBytes)
+		(int64(len(seg.idx.sparse.offsets)+ahead+1)*offsetEntryBytes > cfg.SegmentIndexBytes ||
+			int64(len(seg.idx.sparse.times)+ahead+2)*timeEntryBytes > cfg.SegmentIndexBytes)
 }
 
 // makePresentLocked makes the partition's directory and records durably that there is

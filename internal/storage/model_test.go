@@ -625,8 +625,10 @@ func planBatches(p Plan) ([]byte, int64, error) {
 func (m *model) step() error {
 	m.nowMs += int64(m.rnd.IntN(3000))
 	switch k := m.rnd.IntN(100); {
-	case k < 54:
+	case k < 40:
 		return m.append()
+	case k < 54:
+		return m.appendBurst()
 	case k < 58:
 		m.epoch++
 	case k < 66:
@@ -924,6 +926,83 @@ func (m *model) appendBatch(b record.Batch) error {
 	m.batches = append(m.batches, b)
 	m.refused = nil
 	m.learn(b)
+	return nil
+}
+
+// appendBurst appends several batches together, with a repeated one or one out of sequence among them at times.
+func (m *model) appendBurst() error {
+	if m.disk.isFull() {
+		return m.append()
+	}
+	before := map[int64]*modelProducer{}
+	for id, p := range m.pids {
+		c := *p
+		c.window = slices.Clone(p.window)
+		before[id] = &c
+	}
+	var entries []Entry
+	var want []record.Batch // nil: out of sequence
+	end, last := m.modelEnd(), -1
+	for range 2 + m.rnd.IntN(12) {
+		pid := int64(m.rnd.IntN(3)) - 1
+		b := m.newBatch(pid)
+		p := m.pids[pid]
+		known := p != nil && len(p.window) > 0
+		switch {
+		case known && m.rnd.IntN(8) == 0:
+			old := p.window[m.rnd.IntN(len(p.window))]
+			b = append(record.Batch{}, old...)
+			want = append(want, old)
+		case known && m.rnd.IntN(8) == 0:
+			gap := record.NewBuilder(record.None)
+			gap.ProducerID, gap.ProducerEpoch, gap.BaseSequence, gap.Transactional = pid, p.epoch, next32(next32(p.seq)), b.Transactional()
+			gap.Add(m.nowMs, nil, nil)
+			var err error
+			if b, err = gap.Finish(); err != nil {
+				return err
+			}
+			want = append(want, nil)
+		default:
+			b.SetBaseOffset(end)
+			m.learn(b)
+			end, last = b.NextOffset(), len(entries)
+			want = append(want, b)
+		}
+		entries = append(entries, Entry{Batch: b, Options: AppendOptions{LeaderEpoch: m.epoch, NowMs: m.nowMs}})
+	}
+	m.log.AppendAll(entries)
+	m.note("append %d batches at %d, the end is to be %d", len(entries), m.modelEnd(), end)
+	end = m.modelEnd()
+	for i := range entries {
+		e, fresh := &entries[i], want[i] != nil && &want[i][0] == &entries[i].Batch[0]
+		switch {
+		case want[i] == nil:
+			if !errors.Is(e.Err, ErrOutOfOrder) && m.dir.Err() == nil {
+				return fmt.Errorf("S6: entry %d, out of sequence, was answered with %+v, %v", i, e.At, e.Err)
+			}
+		case e.Err != nil && m.dir.Err() != nil:
+			// As in appendBatch: what should have been written may be on the disk, from its beginning on.
+			m.pids = before
+			for j := i; j <= last; j++ {
+				if b := entries[j].Batch; want[j] != nil && &want[j][0] == &b[0] {
+					b.SetBaseOffset(end)
+					b.SetLeaderEpoch(m.epoch)
+					m.batches, end = append(m.batches, b), b.NextOffset()
+				}
+			}
+			return e.Err
+		case e.Err != nil || e.At.Duplicate == fresh || e.At.BaseOffset != want[i].BaseOffset() || e.At.LastOffset != want[i].LastOffset():
+			return fmt.Errorf("S1: entry %d was answered with %+v, %v; expected %d, repeated %v", i, e.At, e.Err, want[i].BaseOffset(), !fresh)
+		case fresh:
+			if e.At.BaseOffset != end {
+				return fmt.Errorf("S1: entry %d is at %d, expected %d", i, e.At.BaseOffset, end)
+			}
+			m.batches, end = append(m.batches, e.Batch), e.Batch.NextOffset()
+		}
+	}
+	if last >= 0 {
+		m.refused = nil
+	}
 	return nil
 }
 

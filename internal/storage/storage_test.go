@@ -650,3 +650,46 @@ func BenchmarkAppend(b *testing.B) {
 		})
 	}
 }
+
+// Batches that come together are one write for as many as a system call takes, and one for the first of a segment.
+func TestAppendAllWritesOnce(t *testing.T) {
+	writes := 0
+	fsys := vfs.NewFault(vfs.NewMem(), func(op vfs.Op) error {
+		if op.Kind == vfs.OpWrite && strings.HasSuffix(op.Name, ".log") {
+			writes++
+		}
+		return nil
+	})
+	dir, err := OpenDir(Options{FS: fsys, Path: "/log", MetaDir: "/meta"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	l, err := dir.OpenLog(TopicPartition{Topic: "t"}, wire.UUID{1}, LogConfig{SegmentBytes: 1 << 20, IndexIntervalBytes: 100, SegmentIndexBytes: 1 << 20, FlushMessages: math.MaxInt64}, func() {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ batches, writes int }{{1, 1}, {8, 1}, {9, 2}, {3, 1}, {40, 5}} {
+		writes = 0
+		var entries []Entry
+		for range c.batches {
+			b := record.NewBuilder(record.None)
+			b.Add(1000, nil, []byte("v"))
+			batch, err := b.Finish()
+			if err != nil {
+				t.Fatal(err)
+			}
+			entries = append(entries, Entry{Batch: batch, Options: AppendOptions{NowMs: 1000}})
+		}
+		end := l.End()
+		l.AppendAll(entries)
+		for i := range entries {
+			if entries[i].Err != nil || entries[i].At.BaseOffset != end+int64(i) {
+				t.Errorf("entry %d of %d: %+v", i, c.batches, entries[i])
+			}
+		}
+		if writes != c.writes {
+			t.Errorf("%d batches took %d writes, want %d", c.batches, writes, c.writes)
+		}
+	}
+}

@@ -137,7 +137,8 @@ func (s *soak) create(topic string, partitions int32) {
 
 // newClient is a client that is not kept until the end of the test.
 func (s *soak) newClient(opts ...kgo.Opt) *kgo.Client {
-	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(s.addr), kgo.MetadataMinAge(10 * time.Millisecond)}, opts...)...)
+	c, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(s.addr), kgo.MetadataMinAge(10 * time.Millisecond),
+		kgo.UnknownTopicRetries(-1)}, opts...)...) // a topic is known before its partitions are, by as long as a busy machine makes it
 	if err != nil {
 		panic(err) // the options are constant
 	}

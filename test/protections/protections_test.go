@@ -29,6 +29,8 @@ var protections = []protection{
 		"if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: directory sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
 	{"checkpoint rename", "internal/storage/checkpoint.go",
 		`tmp := path.Join(dir, name+".tmp")`, `tmp := path.Join(dir, name)`, "./internal/storage", "TestModel$"},
+	{"sequence of batches in one write", "internal/storage/log.go",
+		"nextInSequence(x.LastSequence(), b.BaseSequence()) // protection: sequence in one write", "true", "./internal/storage", "TestModel$"},
 	{"checkpoint sync", "internal/storage/checkpoint.go",
 		"if err := f.Sync(); err != nil { // protection: checkpoint sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
 	{"manifest sync", "internal/storage/manifest.go",
