@@ -21,8 +21,10 @@ import (
 type Options struct {
 	FS      vfs.FS
 	Path    string // the log dir
-	MetaDir string // holds the manifest and the quarantine of this log dir
-	Log     *slog.Logger
+	MetaDir string // holds the quarantine, the reserve and, unless ManifestDir is set, the manifest
+	// ManifestDir holds the manifest of this log dir.
+	ManifestDir string
+	Log         *slog.Logger
 
 	FlushWorkers     int           // logs that are synced at the same time; 32
 	OpenFiles        int           // segment files kept open without a user; 1000
@@ -42,6 +44,7 @@ func (o *Options) defaults() {
 	setDefault(&o.PointBytes, 16<<20)
 	setDefault(&o.UnflushedBytes, 256<<20)
 	setDefault(&o.ProducerIDExpiry, 24*time.Hour)
+	setDefault(&o.ManifestDir, o.MetaDir)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -70,6 +73,7 @@ type Dir struct {
 	log      *slog.Logger
 	lock     io.Closer
 	identity Identity // zero until it is known
+	nameless bool     // meta.properties has to be written: it is missing, or has no directory id
 	manifest *manifest
 	flusher  *flusher
 	journal  *journal
@@ -93,6 +97,7 @@ type Dir struct {
 	cleanly       bool
 
 	fenced atomic.Pointer[error] // why the dir is offline (S11)
+	news   chan<- struct{}       // of the Dirs that it belongs to: told when it goes offline; nil alone
 
 	mu struct {
 		sync.Mutex // guards the following; a leaf
@@ -109,6 +114,15 @@ type Dir struct {
 // OpenDir locks the log dir, makes it if it is not there, and reads its identity and manifest. The
 // error is a *vfs.LockedError in its chain when another process has it.
 func OpenDir(o Options) (*Dir, error) {
+	d := newDir(o)
+	if err := d.open(); err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// newDir is a log dir that nothing is known of yet, and that touches no file.
+func newDir(o Options) *Dir {
 	o.defaults()
 	watch := vfs.NewWatch(o.FS)
 	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
@@ -120,33 +134,53 @@ func OpenDir(o Options) (*Dir, error) {
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.buffers.poison = o.PoisonBuffers
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
-	for _, dir := range []string{o.Path, o.MetaDir} {
-		if err := vfs.MkdirAllSync(o.FS, dir); err != nil {
-			return nil, err
+	return d
+}
+
+// open takes the log dir into use. After an error it is in use by nobody.
+func (d *Dir) open() error {
+	for _, dir := range []string{d.opts.MetaDir, d.opts.ManifestDir} {
+		if err := vfs.MkdirAllSync(d.opts.FS, dir); err != nil {
+			return &metaError{err}
 		}
 	}
-	var err error
-	if d.lock, err = o.FS.Lock(path.Join(o.Path, lockFile)); err != nil {
-		return nil, err
+	if err := vfs.MkdirAllSync(d.opts.FS, d.path); err != nil {
+		return err
+	}
+	if _, err := d.fs.ReadDir(d.path); err != nil {
+		return err
+	}
+	lock, err := d.opts.FS.Lock(path.Join(d.path, lockFile))
+	if err != nil {
+		return err
 	}
 	d.room.start() // before anything is written: there may be no room but the reserve's
 	if err := d.load(); err != nil {
 		d.room.close()
-		return nil, errors.Join(err, d.lock.Close())
+		if d.manifest != nil {
+			err = errors.Join(err, d.manifest.close())
+		}
+		return errors.Join(err, lock.Close())
 	}
+	d.lock = lock
 	d.stalls.start()
 	d.wg.Add(1)
 	go d.startPoints()
-	return d, nil
+	return nil
 }
+
+// metaError is a failure of the metadata directory, which is not the log dir's.
+type metaError struct{ error }
+
+func (e *metaError) Unwrap() error { return e.error }
 
 func (d *Dir) load() error {
 	var err error
 	if d.identity, _, err = ReadIdentity(d.fs, d.path); err != nil {
 		return err
 	}
-	if d.manifest, err = openManifest(d.fs, d.opts.MetaDir); err != nil {
-		return err
+	if d.manifest, err = openManifest(d.fs, d.opts.ManifestDir); err != nil {
+		return &metaError{err}
 	}
 	if err := d.journal.replay(); err != nil {
 		return fmt.Errorf("journal of log dir %s: %w", d.path, err)
@@ -225,6 +259,16 @@ func (d *Dir) Path() string { return d.path }
 // Identity is what meta.properties said, or what SetIdentity wrote; known is false for a new log dir.
 func (d *Dir) Identity() (id Identity, known bool) { return d.identity, d.identity.ClusterID != "" }
 
+// isOpen says that the log dir could be opened: it is locked, its manifest is read and its goroutines run.
+func (d *Dir) isOpen() bool { return d.lock != nil }
+
+// logCount is the number of partitions in the log dir, those without data too.
+func (d *Dir) logCount() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.mu.logs)
+}
+
 // SetIdentity writes meta.properties durably. Called once, before the first OpenLog.
 func (d *Dir) SetIdentity(id Identity) error {
 	text := fmt.Sprintf("#\ncluster.id=%s\ndirectory.id=%s\nnode.id=%d\nversion=1\n", id.ClusterID, id.DirectoryID, id.NodeID)
@@ -285,6 +329,10 @@ func (d *Dir) fence(cause error) error {
 	if d.fenced.CompareAndSwap(nil, &err) {
 		d.log.Error("log dir is offline: a write or sync failed; repair or replace the disk and restart the broker",
 			"dir", d.path, "error", cause)
+		select {
+		case d.news <- struct{}{}:
+		default:
+		}
 	}
 	return d.offline()
 }
@@ -380,6 +428,9 @@ func (d *Dir) Close() error {
 		}
 	}
 	d.flusher.close()
+	if !d.isOpen() {
+		return nil
+	}
 	errs = append(errs, d.journal.close(d.offline() == nil && errors.Join(errs...) == nil))
 	d.room.close()
 	d.stalls.close()
@@ -429,7 +480,7 @@ func (d *Dir) WriteHighWatermarks(hw map[TopicPartition]int64) error {
 	return writeAtomic(d.fs, d.path, replicationFile, encodeOffsets(hw))
 }
 
-// setAside moves a file or directory into the quarantine and returns its new path.
+// setAside moves a file into the quarantine and returns its new path.
 func (d *Dir) setAside(name, as string) (string, error) {
 	dir := path.Join(d.opts.MetaDir, "quarantine")
 	if err := vfs.MkdirAllSync(d.fs, dir); err != nil {
@@ -439,10 +490,30 @@ func (d *Dir) setAside(name, as string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := d.fs.Rename(name, to); err != nil {
+	err = d.fs.Rename(name, to)
+	if vfs.IsCrossDevice(err) {
+		err = d.copyAside(name, to)
+	}
+	if err != nil {
 		return "", err
 	}
 	return to, errors.Join(d.fs.SyncDir(dir), d.fs.SyncDir(path.Dir(name)))
+}
+
+// copyAside moves a file to another volume.
+func (d *Dir) copyAside(name, to string) error {
+	f, err := d.fs.Open(name, vfs.ReadOnly)
+	if err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err == nil {
+		err = copyRange(d.fs, f, 0, size, to)
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return d.fs.Remove(name)
 }
 
 // freeName returns name, or name with the first number behind it that is not taken.

@@ -142,6 +142,9 @@ func (l *Log) Partition() TopicPartition { return l.tp }
 // Path is the partition's directory; it may not exist while the log has no data.
 func (l *Log) Path() string { return l.path }
 
+// Dir is the log dir that the log is in.
+func (l *Log) Dir() *Dir { return l.dir }
+
 // End is the offset that the next record gets.
 func (l *Log) End() int64 { return l.end.Load().offset }
 

@@ -100,17 +100,26 @@ type manifest struct {
 
 func openManifest(fsys vfs.FS, dir string) (*manifest, error) {
 	m := &manifest{fs: fsys, dir: dir}
-	m.mu.entries = map[partitionKey]*manifestEntry{}
-	data, found, err := readFile(fsys, path.Join(dir, manifestFile), manifestMaxBytes)
-	if err != nil {
+	var err error
+	if m.mu.entries, err = readManifest(fsys, dir); err != nil {
 		return nil, err
 	}
-	if found {
-		if _, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) }); err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", path.Join(dir, manifestFile), ErrUnknownManifest, err)
-		}
-	}
 	return m, m.rewriteLocked()
+}
+
+// readManifest reads the manifest in dir and changes nothing; none is an empty one.
+func readManifest(fsys vfs.FS, dir string) (map[partitionKey]*manifestEntry, error) {
+	m := &manifest{}
+	m.mu.entries = map[partitionKey]*manifestEntry{}
+	name := path.Join(dir, manifestFile)
+	data, found, err := readFile(fsys, name, manifestMaxBytes)
+	if err != nil || !found {
+		return m.mu.entries, err
+	}
+	if _, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) }); err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", name, ErrUnknownManifest, err)
+	}
+	return m.mu.entries, nil
 }
 
 // eachFrame calls f with the body of every whole record and returns where the first that is not whole begins.
@@ -384,6 +393,14 @@ func (m *manifest) newestCut() int64 {
 		newest = max(newest, e.cut)
 	}
 	return newest
+}
+
+// has says whether the partition was recorded as having data.
+func (m *manifest) has(key partitionKey) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.mu.entries[key]
+	return e != nil && e.present
 }
 
 // close syncs and closes the file.

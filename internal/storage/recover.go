@@ -39,7 +39,7 @@ func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flush
 	recorded := entry != nil && entry.present
 	if recorded && !exists { // protection: missing data
 		return nil, fmt.Errorf("%s: %w: the manifest in %s says that %v has data; bring the directory back, or delete the topic",
-			l.path, ErrMissing, d.opts.MetaDir, tp)
+			l.path, ErrMissing, d.opts.ManifestDir, tp)
 	}
 	if exists {
 		if !recorded {

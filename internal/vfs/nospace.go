@@ -9,3 +9,6 @@ import (
 func IsNoSpace(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, errQuota)
 }
+
+// IsCrossDevice reports that err comes from a Rename to another volume, which no file system can do.
+func IsCrossDevice(err error) bool { return errors.Is(err, errCrossDevice) }

@@ -4,4 +4,7 @@ package vfs
 
 import "syscall"
 
-const errQuota = syscall.EDQUOT
+const (
+	errQuota       = syscall.EDQUOT
+	errCrossDevice = syscall.EXDEV
+)
