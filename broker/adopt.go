@@ -8,33 +8,31 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"moldau/internal/cluster"
 	"moldau/internal/controller"
 	"moldau/internal/metadata"
 	"moldau/internal/storage"
-	"moldau/internal/vfs"
 	"moldau/internal/wire"
 )
 
 // AdoptOptions says what to adopt, for a broker that RunOptions describe and that is stopped.
 type AdoptOptions struct {
 	RunOptions
-	Path     string // the log dir, or a partition directory in it, which stands for its topic
+	Path     string // a log dir, which stands for all of them, or a partition directory in one, which stands for its topic
 	DryRun   bool   // find out everything, change nothing
 	FillGaps bool   // a partition without a directory has never had data
 }
 
 // Adoption is what was taken in, or would be.
 type Adoption struct {
-	LogDir string
-	Topics []AdoptedTopic
-	Known  int // partition directories that the metadata has already
+	LogDirs []string
+	Topics  []AdoptedTopic
+	Known   int // partition directories that the metadata has already
 }
 
 // AdoptedTopic is a topic that the metadata did not have.
@@ -73,9 +71,12 @@ func Adopt(ctx context.Context, o AdoptOptions) (_ *Adoption, err error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Broker{o: Options{Config: c, Log: log}, log: log, fs: vfs.OS(), registry: prometheus.NewRegistry(), stop: make(chan struct{})}
-	a := &adopter{b: b, o: o, done: &Adoption{LogDir: c.LogDirs()[0]}}
+	b := newBroker(Options{Config: c, Log: log})
+	a := &adopter{b: b, o: o, done: &Adoption{LogDirs: logDirs(c)}}
 	defer func() { err = errors.Join(err, b.teardown(context.Background())) }()
+	if b.metaDir, err = findMetaDir(b.fs, c); err != nil {
+		return nil, err
+	}
 	topic, err := a.choose()
 	if err != nil {
 		return nil, err
@@ -104,39 +105,39 @@ type adopter struct {
 	done *Adoption
 }
 
-// choose finds out what Path is: "" for the whole log dir, else the topic of a partition directory in it.
+// choose finds out what Path is: "" for a log dir, and so for all, else the topic of a partition directory in one.
 func (a *adopter) choose() (topic string, err error) {
 	dir, err := filepath.Abs(a.o.Path)
-	if err != nil {
-		return "", err
-	}
-	logDir, err := filepath.Abs(a.done.LogDir)
 	if err != nil {
 		return "", err
 	}
 	if _, err := os.Stat(dir); err != nil {
 		return "", err
 	}
-	if dir == logDir {
-		return "", nil
-	}
 	tp, ok := storage.ParsePartition(filepath.Base(dir))
-	switch {
-	case ok && filepath.Dir(dir) == logDir:
-		return tp.Topic, nil
-	case ok:
-		return "", fmt.Errorf("%s is not in the broker's log dir %s: move it there, or name its own by --set log.dirs=%s",
-			a.o.Path, a.done.LogDir, filepath.Dir(a.o.Path))
+	for _, logDir := range a.done.LogDirs {
+		if logDir, err = filepath.Abs(logDir); err != nil {
+			return "", err
+		}
+		if dir == logDir {
+			return "", nil
+		}
+		if ok && filepath.Dir(dir) == logDir {
+			return tp.Topic, nil
+		}
+	}
+	theirs := strings.Join(a.done.LogDirs, ", ")
+	if ok {
+		return "", fmt.Errorf("%s is not in the broker's log dir %s: move it there, or name its own by --set log.dirs=%s", a.o.Path, theirs, filepath.Dir(a.o.Path))
 	}
 	return "", fmt.Errorf("%s is neither the broker's log dir %s nor a partition directory in it: name the log dir by --data-dir, --config or --set log.dirs=%s",
-		a.o.Path, a.done.LogDir, a.o.Path)
+		a.o.Path, theirs, a.o.Path)
 }
 
 // look locks what a running broker locks and reads the metadata, and makes no file for that: what is not there yet,
 // nobody has locked. release ends the locks.
 func (a *adopter) look(ctx context.Context) (_ *metadata.Image, release func() error, err error) {
 	b := a.b
-	logDir := filepath.ToSlash(a.done.LogDir)
 	var locks []io.Closer
 	unlock := func() error {
 		var errs []error
@@ -151,7 +152,7 @@ func (a *adopter) look(ctx context.Context) (_ *metadata.Image, release func() e
 			err = errors.Join(err, unlock())
 		}
 	}()
-	for _, dir := range []string{filepath.ToSlash(b.o.Config.MetadataDir()), logDir} {
+	for _, dir := range append([]string{b.metaDir}, a.done.LogDirs...) {
 		l, err := storage.LockExisting(b.fs, dir)
 		if err != nil {
 			return nil, nil, inUse(err)
@@ -160,11 +161,7 @@ func (a *adopter) look(ctx context.Context) (_ *metadata.Image, release func() e
 			locks = append(locks, l)
 		}
 	}
-	id, known, err := storage.ReadIdentity(b.fs, logDir)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := b.ours(id, known); err != nil {
+	if err := storage.CheckDirs(b.fs, a.done.LogDirs, b.o.Config.NodeID()); err != nil {
 		return nil, nil, err
 	}
 	if _, err := os.Stat(b.storeDir()); errors.Is(err, os.ErrNotExist) {
@@ -192,17 +189,26 @@ func (a *adopter) readImage(ctx context.Context) (*metadata.Image, error) {
 
 // plan decides which topics there will be. topic "" means all.
 func (a *adopter) plan(im *metadata.Image, topic string) error {
-	found, err := storage.ScanDir(a.b.fs, filepath.ToSlash(a.done.LogDir))
-	if err != nil {
-		return err
-	}
 	byTopic := map[string][]storage.Found{}
-	for _, f := range found {
-		if topic == "" || f.Topic == topic {
+	paths := map[storage.TopicPartition]string{}
+	var errs []error
+	for _, dir := range a.done.LogDirs {
+		found, err := storage.ScanDir(a.b.fs, dir)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if topic != "" && f.Topic != topic {
+				continue
+			}
+			if other := paths[f.TopicPartition]; other != "" {
+				errs = append(errs, fmt.Errorf("%s and %s are both directories of %s: move the older one away", other, f.Path, f.TopicPartition))
+				continue
+			}
+			paths[f.TopicPartition] = f.Path
 			byTopic[f.Topic] = append(byTopic[f.Topic], f)
 		}
 	}
-	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(byTopic)) {
 		t, err := a.planTopic(im, name, byTopic[name])
 		switch {
@@ -294,13 +300,16 @@ func idText(id wire.UUID) string {
 // check reads every record that is to be taken in. Damage is an error, but for a tail that was torn
 // because the last broker was not stopped.
 func (a *adopter) check() error {
-	clean := storage.StoppedCleanly(a.b.fs, filepath.ToSlash(a.done.LogDir))
+	clean := map[string]bool{}
+	for _, dir := range a.done.LogDirs {
+		clean[dir] = storage.StoppedCleanly(a.b.fs, dir)
+	}
 	var errs []error
 	for i := range a.done.Topics {
 		for j := range a.done.Topics[i].Logs {
 			l := &a.done.Topics[i].Logs[j]
 			got, err := storage.CheckPartition(a.b.fs, l.Dir)
-			if err == nil && got.Torn != nil && clean {
+			if err == nil && got.Torn != nil && clean[path.Dir(l.Dir)] {
 				err = got.Torn
 			}
 			if err != nil {
@@ -368,7 +377,7 @@ func (a *adopter) apply(ctx context.Context) error {
 // adoptLog recovers one log, which records durably that it has data.
 func (a *adopter) adoptLog(t *AdoptedTopic, l *AdoptedLog) (epoch int32, maxProducerID int64, err error) {
 	tp := storage.TopicPartition{Topic: t.Name, Partition: l.Partition}
-	log, err := a.b.dir.OpenLog(tp, t.ID, storage.LogConfig{
+	log, err := a.b.dirs.OpenLog(tp, t.ID, wire.UUID{}, storage.LogConfig{
 		SegmentBytes: math.MaxInt32, IndexIntervalBytes: 4096, FlushMessages: 1, MaxInflatedBytes: math.MaxInt32,
 	}, func() {})
 	if err != nil {

@@ -18,7 +18,9 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,7 @@ import (
 
 	"moldau/internal/cluster"
 	"moldau/internal/config"
+	"moldau/internal/controller"
 	"moldau/internal/handler"
 	"moldau/internal/metadata"
 	"moldau/internal/metastore"
@@ -35,7 +38,6 @@ import (
 	"moldau/internal/stall"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
-	"moldau/internal/wire"
 )
 
 // Options says what to start.
@@ -60,7 +62,8 @@ type Broker struct {
 	fs         vfs.FS
 	registry   *prometheus.Registry
 	metaLock   io.Closer
-	dir        *storage.Dir
+	metaDir    string // holds manifests, metadata store and quarantine
+	dirs       *storage.Dirs
 	store      metastore.Store
 	cluster    *cluster.Cluster
 	partitions *partition.Manager
@@ -73,8 +76,19 @@ type Broker struct {
 
 	storeErr atomic.Pointer[error] // why the metastore is gone for good
 	ready    atomic.Bool
-	stop     chan struct{} // closed: the publisher ends
+	life     context.Context // ends with the broker, and with it what was started for it
+	end      context.CancelFunc
 	wg       sync.WaitGroup
+}
+
+// newBroker is a broker of which nothing is up.
+func newBroker(o Options) *Broker {
+	b := &Broker{o: o, log: o.Log, fs: o.FS, registry: prometheus.NewRegistry()}
+	if b.fs == nil {
+		b.fs = vfs.OS()
+	}
+	b.life, b.end = context.WithCancel(context.Background())
+	return b
 }
 
 // lateService is the network's service before and after the handlers exist: the
@@ -91,15 +105,15 @@ func (s *lateService) Start(ctx context.Context, c *network.Conn, frame []byte, 
 // Start brings a broker up and returns when it serves. ctx bounds the start only.
 func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	begun := time.Now()
-	b := &Broker{o: o, log: o.Log, fs: o.FS, registry: prometheus.NewRegistry(), stop: make(chan struct{})}
-	if b.fs == nil {
-		b.fs = vfs.OS()
-	}
+	b := newBroker(o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.teardown(context.Background()))
 		}
 	}()
+	if b.metaDir, err = findMetaDir(b.fs, o.Config); err != nil {
+		return nil, err
+	}
 	b.startStalls()
 	if err := b.listen(); err != nil {
 		return nil, err
@@ -107,9 +121,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	if err := b.openDirs(); err != nil {
 		return nil, err
 	}
-	if err := b.dir.RemoveDeleted(); err != nil {
-		return nil, err
-	}
+	b.dirs.RemoveDeleted()
 	if err := b.openStore(); err != nil {
 		return nil, err
 	}
@@ -119,15 +131,16 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	if err := b.join(ctx, b.endpoints()); err != nil {
 		return nil, err
 	}
-	b.partitions = partition.NewManager(partition.Options{Self: o.Config.NodeID(), Dir: b.dir, Config: o.Config, Log: o.Log})
+	b.partitions = partition.NewManager(partition.Options{Self: o.Config.NodeID(), Dirs: b.dirs, Config: o.Config, Log: o.Log})
 	if err := b.openGroups(); err != nil {
 		return nil, err
 	}
 	changed, im := b.cluster.Changed(), b.cluster.Image()
 	b.publish(nil, im)
 	b.reportStrays()
-	b.wg.Add(1)
+	b.wg.Add(2)
 	go b.startPublisher(changed, im)
+	go b.startDirReports()
 	b.service.table = handler.New(handler.Options{
 		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Groups: b.groups, Config: o.Config, Log: o.Log,
 		PoisonBuffers: o.PoisonBuffers,
@@ -149,7 +162,7 @@ func (b *Broker) startStalls() {
 		return
 	}
 	b.stalls = stall.Start(stall.Options{Threshold: threshold, Record: c.Bool("moldau.stall.trace"),
-		FS: b.fs, Dir: filepath.ToSlash(c.MetadataDir()) + "/stalls", Log: b.log})
+		FS: b.fs, Dir: b.metaDir + "/stalls", Log: b.log})
 }
 
 func (b *Broker) listen() error {
@@ -174,37 +187,43 @@ func (b *Broker) listen() error {
 	return err
 }
 
-// openDirs locks the metadata directory and the log dir, in this order: etcd would wait
+// openDirs locks the metadata directory and the log dirs, in this order: etcd would wait
 // for ever for a directory that another process has.
 func (b *Broker) openDirs() (err error) {
 	c := b.o.Config
-	meta := filepath.ToSlash(c.MetadataDir())
-	if err := vfs.MkdirAllSync(b.fs, meta); err != nil {
+	if err := vfs.MkdirAllSync(b.fs, b.metaDir); err != nil {
 		return fmt.Errorf("metadata directory: %w: choose another by --data-dir or metadata.log.dir, or make it writable", err)
 	}
-	if b.metaLock, err = b.fs.Lock(meta + "/.lock"); err != nil {
+	if b.metaLock, err = b.fs.Lock(b.metaDir + "/.lock"); err != nil {
 		return inUse(err)
 	}
-	b.dir, err = storage.OpenDir(storage.Options{
-		FS: b.fs, Path: filepath.ToSlash(c.LogDirs()[0]), MetaDir: meta, Log: b.log,
-		ProducerIDExpiry: c.Millis("producer.id.expiration.ms"), PoisonBuffers: b.o.PoisonBuffers,
-		Reserve: b.o.Store == nil, // for the store beside it
+	b.dirs, err = storage.OpenDirs(storage.DirsOptions{
+		Options: storage.Options{
+			FS: b.fs, MetaDir: b.metaDir, Log: b.log,
+			ProducerIDExpiry: c.Millis("producer.id.expiration.ms"), PoisonBuffers: b.o.PoisonBuffers,
+			Reserve: b.o.Store == nil, // for the store beside it
+		},
+		Paths: logDirs(c), NodeID: c.NodeID(), NewID: cluster.NewUUID,
 	})
-	if err != nil {
-		return inUse(err)
-	}
-	id, known := b.dir.Identity()
-	return b.ours(id, known)
+	return inUse(err)
 }
 
-// ours refuses the log dir of another node.
-func (b *Broker) ours(id storage.Identity, known bool) error {
-	c := b.o.Config
-	if known && id.NodeID != c.NodeID() {
-		return fmt.Errorf("log dir %s belongs to node %d, this is node %d: set node.id=%d, or give this node a directory of its own: %w",
-			c.LogDirs()[0], id.NodeID, c.NodeID(), id.NodeID, storage.ErrForeign)
+// logDirs are the configured log dirs.
+func logDirs(c *config.Broker) []string {
+	dirs := c.LogDirs()
+	for i, dir := range dirs {
+		dirs[i] = filepath.ToSlash(dir)
 	}
-	return nil
+	return dirs
+}
+
+// findMetaDir is the metadata directory of a configuration.
+func findMetaDir(fsys vfs.FS, c *config.Broker) (string, error) {
+	places := c.MetadataDirs()
+	for i, dir := range places {
+		places[i] = filepath.ToSlash(dir)
+	}
+	return storage.FindMetaDir(fsys, places, logDirs(c))
 }
 
 // inUse says what to do about a directory that another process has.
@@ -234,32 +253,22 @@ func (b *Broker) openStore() (err error) {
 }
 
 // storeDir is where the embedded store lives.
-func (b *Broker) storeDir() string { return filepath.Join(b.o.Config.MetadataDir(), "etcd") }
+func (b *Broker) storeDir() string { return filepath.Join(filepath.FromSlash(b.metaDir), "etcd") }
 
-// join joins the cluster as this log dir's broker.
+// join joins the cluster as these log dirs' broker.
 func (b *Broker) join(ctx context.Context, listeners []metadata.Endpoint) (err error) {
 	c := b.o.Config
-	id, known := b.dir.Identity()
-	if !known {
-		id = storage.Identity{NodeID: c.NodeID(), DirectoryID: cluster.NewUUID()}
-	}
-	if id.DirectoryID.IsZero() {
-		id.DirectoryID = cluster.NewUUID() // a directory from before Kafka gave ids to directories
-	}
+	id, _ := b.dirs.Identity()
 	b.cluster, err = cluster.Open(ctx, cluster.Options{
 		Store: b.store, NodeID: c.NodeID(), ClusterID: id.ClusterID,
-		Listeners: listeners, Rack: c.Rack(), DirIDs: []wire.UUID{id.DirectoryID},
+		Listeners: listeners, Rack: c.Rack(), DirIDs: b.dirs.Online(),
 		Features: map[string]int16{"metadata.version": metadataVersion},
 		Policy:   handler.Policy(c), Exclusive: b.o.Store == nil, Log: b.log,
 	})
 	if err != nil {
 		return err
 	}
-	if known {
-		return nil
-	}
-	id.ClusterID = b.cluster.ClusterID()
-	return b.dir.SetIdentity(id)
+	return b.dirs.SetIdentity(b.cluster.ClusterID(), c.NodeID())
 }
 
 // metadataVersion is 4.3-IV0, the feature level of the peer release.
@@ -272,18 +281,25 @@ func (b *Broker) refuseOrphans(ctx context.Context) error {
 	if err != nil || len(kvs) > 0 {
 		return err
 	}
-	found, err := b.dir.Scan()
+	found, err := b.dirs.Scan()
 	if err != nil || len(found) == 0 {
 		return err
 	}
+	dir := path.Dir(found[0].Path)
+	n := 0
+	for _, f := range found {
+		if path.Dir(f.Path) == dir {
+			n++
+		}
+	}
 	return fmt.Errorf("log dir %s holds %d partitions, such as %s, but the metadata in %s is empty: bring the metadata directory back, or take the partitions in by 'moldau log adopt %s'",
-		b.dir.Path(), len(found), found[0].TopicPartition, b.o.Config.MetadataDir(), b.dir.Path())
+		dir, n, found[0].TopicPartition, b.metaDir, dir)
 }
 
 func (b *Broker) metastoreFailed(err error) {
 	b.storeErr.CompareAndSwap(nil, &err)
 	b.log.Error("the metadata store failed: data keeps flowing, but topics and configurations cannot change until the broker is restarted",
-		"dir", b.o.Config.MetadataDir(), "error", err)
+		"dir", b.metaDir, "error", err)
 }
 
 // endpoints are the listeners as they are registered. An empty host means that clients
@@ -314,22 +330,62 @@ func (b *Broker) startPublisher(changed <-chan struct{}, last *metadata.Image) {
 			im := b.cluster.Image()
 			b.publish(last, im)
 			last = im
-		case <-b.stop:
+		case <-b.life.Done():
 			return
 		}
 	}
 }
 
-// reportStrays names partition directories that no topic claims. They are left alone.
-func (b *Broker) reportStrays() {
-	found, err := b.dir.Scan()
+// startDirReports tells the controller which log dirs are online and where partitions came to be, whenever that changes. Until it could be told,
+// new partitions are placed by what this broker knows.
+func (b *Broker) startDirReports() {
+	defer b.wg.Done()
+	const again = time.Second
+	retry := time.NewTimer(again)
+	retry.Stop()
+	for {
+		select {
+		case <-b.life.Done():
+			retry.Stop()
+			return
+		case <-b.dirs.News():
+		case <-retry.C:
+		}
+		if err := b.reportDirs(); err != nil {
+			b.log.Debug("log dirs could not be reported to the controller; it is tried again", "error", err)
+			retry.Reset(again)
+		}
+	}
+}
+
+func (b *Broker) reportDirs() error {
+	moved := b.dirs.TakePlacements()
+	placed := make([]controller.PlacedReplica, len(moved))
+	for i, m := range moved {
+		placed[i] = controller.PlacedReplica{TopicID: m.TopicID, Partition: m.Partition, Dir: m.Dir}
+	}
+	err := b.cluster.ReportDirs(b.life, b.dirs.Online(), placed)
 	if err != nil {
-		b.log.Warn("log dir cannot be listed", "dir", b.dir.Path(), "error", err)
+		b.dirs.PutBack(moved)
+	}
+	return err
+}
+
+// reportStrays names partition directories that no topic claims, and second ones of a partition. They are left alone.
+func (b *Broker) reportStrays() {
+	found, err := b.dirs.Scan()
+	if err != nil {
+		b.log.Warn("log dirs cannot be listed", "error", err)
 		return
 	}
 	im := b.cluster.Image()
 	for _, f := range found {
 		if t := im.TopicByID(f.TopicID); t != nil && int(f.Partition) < len(t.Partitions) {
+			p, err := b.partitions.Lookup("", f.TopicID, f.Partition)
+			if err == nil && p.Path() != "" && p.Path() != f.Path {
+				b.log.Warn("a second directory of a partition is left alone: the other one is served. Compare them, and remove it",
+					"dir", f.Path, "served", p.Path())
+			}
 			continue
 		}
 		if t := im.Topic(f.Topic); t != nil && f.TopicID.IsZero() {
@@ -354,7 +410,7 @@ func (b *Broker) logReady(took time.Duration) {
 		addrs = append(addrs, a.Name+"://"+a.Addr.String())
 	}
 	args := []any{"version", Version(), "nodeId", c.NodeID(), "clusterId", b.cluster.ClusterID(), "listeners", addrs,
-		"logDir", b.dir.Path(), "metadataDir", c.MetadataDir(), "durability", durability, "startMs", took.Milliseconds()}
+		"logDir", strings.Join(logDirs(c), ","), "metadataDir", b.metaDir, "durability", durability, "startMs", took.Milliseconds()}
 	if len(b.httpAddrs) > 0 {
 		args = append(args, "http", "http://"+b.httpAddrs[0].String())
 	}
@@ -373,9 +429,9 @@ func (b *Broker) Addrs() []netip.AddrPort {
 // HTTPAddrs are the real addresses of the HTTP listener.
 func (b *Broker) HTTPAddrs() []netip.AddrPort { return b.httpAddrs }
 
-// Err says why the broker is not well, or nil: its log dir is offline, or its metadata store failed.
+// Err says why the broker is not well, or nil: all its log dirs are offline, or its metadata store failed.
 func (b *Broker) Err() error {
-	if err := b.dir.Err(); err != nil {
+	if err := b.dirs.Err(); err != nil {
 		return err
 	}
 	if p := b.storeErr.Load(); p != nil {
@@ -413,7 +469,7 @@ func (b *Broker) teardown(ctx context.Context) error {
 		}
 	}
 	b.stalls.Close()
-	close(b.stop)
+	b.end()
 	b.wg.Wait()
 	if b.partitions != nil {
 		b.partitions.Close()
@@ -424,8 +480,8 @@ func (b *Broker) teardown(ctx context.Context) error {
 	if b.store != nil && b.o.Store == nil {
 		errs = append(errs, b.store.Close())
 	}
-	if b.dir != nil {
-		errs = append(errs, b.dir.Close())
+	if b.dirs != nil {
+		errs = append(errs, b.dirs.Close())
 	}
 	if b.metaLock != nil {
 		errs = append(errs, b.metaLock.Close())

@@ -96,27 +96,45 @@ func (b *Broker) unready() []string {
 	if !b.ready.Load() {
 		out = append(out, "the broker is starting or stopping")
 	}
-	if err := b.dir.Err(); err != nil {
-		out = append(out, err.Error())
-	}
 	if p := b.storeErr.Load(); p != nil {
 		out = append(out, (*p).Error())
 	}
-	if r := b.dir.Room(); r.Full {
-		out = append(out, fmt.Sprintf("the volume of log dir %s is full since %s: %d bytes are free and producers leave %d; delete topics or records, shorten retention, or enlarge the volume",
-			b.dir.Path(), r.Since.UTC().Format(time.RFC3339), r.FreeBytes, r.KeptBytes))
+	// As long as one log dir takes records, what is wrong with another is a warning.
+	if bad := b.badDirs(); len(bad) == len(b.dirs.All()) {
+		out = append(out, bad...)
+	}
+	return out
+}
+
+// badDirs says of each log dir that takes no records why it does not.
+func (b *Broker) badDirs() []string {
+	var out []string
+	for _, d := range b.dirs.All() {
+		if err := d.Err(); err != nil {
+			out = append(out, err.Error())
+		} else if r := d.Room(); r.Full {
+			out = append(out, fmt.Sprintf("the volume of log dir %s is full since %s: %d bytes are free and producers leave %d; delete topics or records, shorten retention, or enlarge the volume",
+				d.Path(), r.Since.UTC().Format(time.RFC3339), r.FreeBytes, r.KeptBytes))
+		}
 	}
 	return out
 }
 
 // warnings are what an operator should look at.
 func (b *Broker) warnings() []string {
-	var out []string
-	if s := b.dir.Stall(); s.Stalled {
-		out = append(out, fmt.Sprintf("the disk of log dir %s hangs: %s of %s has not come back since %s", b.dir.Path(), s.Operation, s.File, s.Since.UTC().Format(time.RFC3339)))
+	out := b.badDirs()
+	if len(out) == len(b.dirs.All()) {
+		out = nil // these are reasons not to be ready
 	}
-	if b.dir.Room().ReserveGiven {
-		out = append(out, fmt.Sprintf("the reserve in metadata directory %s was given up because its volume is nearly full", b.o.Config.MetadataDir()))
+	given := false
+	for _, d := range b.dirs.All() {
+		if s := d.Stall(); s.Stalled {
+			out = append(out, fmt.Sprintf("the disk of log dir %s hangs: %s of %s has not come back since %s", d.Path(), s.Operation, s.File, s.Since.UTC().Format(time.RFC3339)))
+		}
+		given = given || d.Room().ReserveGiven
+	}
+	if given {
+		out = append(out, fmt.Sprintf("the reserve in metadata directory %s was given up because its volume is nearly full", b.metaDir))
 	}
 	return out
 }
@@ -125,8 +143,8 @@ func (b *Broker) warnings() []string {
 type brokerMetrics struct{ b *Broker }
 
 var (
-	partitionsDesc = prometheus.NewDesc("moldau_partitions", "Replicas on this broker by state: online or offline.", []string{"state"}, nil)
-	offlineDirDesc = prometheus.NewDesc("moldau_log_dir_offline", "1 after a write or sync in the log dir failed.", []string{"dir"}, nil)
+	partitionsDesc = prometheus.NewDesc("moldau_partitions", "Replicas on this broker by state: online or offline, which those in a log dir that failed are too.", []string{"state"}, nil)
+	offlineDirDesc = prometheus.NewDesc("moldau_log_dir_offline", "1 while the log dir is offline: it could not be opened, or a write or sync in it failed.", []string{"dir"}, nil)
 	spaceDesc      = prometheus.NewDesc("moldau_log_dir_bytes", "Bytes of the volume of the log dir: free and total.", []string{"dir", "kind"}, nil)
 	keptDesc       = prometheus.NewDesc("moldau_log_dir_kept_free_bytes", "Bytes of the volume of the log dir that producers leave free.", []string{"dir"}, nil)
 	fullDesc       = prometheus.NewDesc("moldau_log_dir_full", "1 while producers are refused because the volume of the log dir is full.", []string{"dir"}, nil)
@@ -180,7 +198,11 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 			offline++
 			continue
 		}
-		online++
+		if p.LogDir().Err() != nil {
+			offline++ // it is read still, as far as the disk gives it
+		} else {
+			online++
+		}
 		tp := p.TopicPartition()
 		index := fmt.Sprint(tp.Partition)
 		gauge(logSizeDesc, float64(p.SizeBytes()), tp.Topic, index)
@@ -191,12 +213,7 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(partitionsDesc, float64(online), "online")
 	gauge(partitionsDesc, float64(offline), "offline")
-	gauge(offlineDirDesc, truth(b.dir.Err() != nil), b.dir.Path())
-	if s, err := b.dir.Space(); err == nil {
-		gauge(spaceDesc, float64(s.FreeBytes), b.dir.Path(), "free")
-		gauge(spaceDesc, float64(s.TotalBytes), b.dir.Path(), "total")
-	}
-	b.collectDisk(out)
+	b.collectDisks(out)
 	b.collectCleaning(out)
 	b.collectScrub(out)
 	gauge(durableDesc, float64(b.o.Config.Int("log.flush.interval.messages")))
@@ -204,22 +221,31 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 	gauge(imageDesc, float64(b.cluster.Image().Seq()))
 }
 
-// collectDisk reports what is wrong with the disk, if anything is.
-func (b *Broker) collectDisk(out chan<- prometheus.Metric) {
-	room, hang, dir := b.dir.Room(), b.dir.Stall(), b.dir.Path()
+// collectDisks reports how much room each log dir has, and what is wrong with its disk.
+func (b *Broker) collectDisks(out chan<- prometheus.Metric) {
 	one := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
 	}
-	one(keptDesc, prometheus.GaugeValue, float64(room.KeptBytes), dir)
-	one(fullDesc, prometheus.GaugeValue, truth(room.Full), dir)
-	one(fullTimesDesc, prometheus.CounterValue, float64(room.Times), dir)
-	one(reserveDesc, prometheus.GaugeValue, truth(room.ReserveGiven))
-	seconds := 0.0
-	if hang.Stalled {
-		seconds = time.Since(hang.Since).Seconds()
+	given := false
+	for _, d := range b.dirs.All() {
+		room, hang, dir, err := d.Room(), d.Stall(), d.Path(), d.Err()
+		one(offlineDirDesc, prometheus.GaugeValue, truth(err != nil), dir)
+		if s, spaceErr := d.Space(); err == nil && spaceErr == nil {
+			one(spaceDesc, prometheus.GaugeValue, float64(s.FreeBytes), dir, "free")
+			one(spaceDesc, prometheus.GaugeValue, float64(s.TotalBytes), dir, "total")
+		}
+		one(keptDesc, prometheus.GaugeValue, float64(room.KeptBytes), dir)
+		one(fullDesc, prometheus.GaugeValue, truth(room.Full), dir)
+		one(fullTimesDesc, prometheus.CounterValue, float64(room.Times), dir)
+		given = given || room.ReserveGiven
+		seconds := 0.0
+		if hang.Stalled {
+			seconds = time.Since(hang.Since).Seconds()
+		}
+		one(stalledDesc, prometheus.GaugeValue, seconds, dir)
+		one(stallsDesc, prometheus.CounterValue, float64(hang.Times), dir)
 	}
-	one(stalledDesc, prometheus.GaugeValue, seconds, dir)
-	one(stallsDesc, prometheus.CounterValue, float64(hang.Times), dir)
+	one(reserveDesc, prometheus.GaugeValue, truth(given))
 	for _, k := range []stall.Kind{stall.Scheduler, stall.Request} {
 		one(standstillDesc, prometheus.CounterValue, float64(b.stalls.Count(k)), k.String())
 	}
@@ -228,7 +254,7 @@ func (b *Broker) collectDisk(out chan<- prometheus.Metric) {
 
 // collectCleaning reports what retention and compaction have done.
 func (b *Broker) collectCleaning(out chan<- prometheus.Metric) {
-	s := b.dir.CleanStats()
+	s := b.dirs.CleanStats()
 	count := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
@@ -245,7 +271,7 @@ func (b *Broker) collectCleaning(out chan<- prometheus.Metric) {
 
 // collectScrub reports how far the search for damage has come.
 func (b *Broker) collectScrub(out chan<- prometheus.Metric) {
-	s := b.dir.ScrubStats()
+	s := b.dirs.ScrubStats()
 	for d, v := range map[*prometheus.Desc]int64{scrubByDesc: s.ReadBytes, scrubSegDesc: s.Segments, scrubDesc: s.Passes, scrubIndexDesc: s.Indexes} {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
 	}

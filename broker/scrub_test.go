@@ -36,7 +36,7 @@ func TestDamageIsShownAndRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f, err := disk.Open(b.dir.Path()+"/x-0/00000000000000000000.log", vfs.ReadWrite)
+	f, err := disk.Open(b.dirs.All()[0].Path()+"/x-0/00000000000000000000.log", vfs.ReadWrite)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestDamageIsShownAndRefused(t *testing.T) {
 	if _, err := f.WriteAt([]byte{9}, first+16); err != nil { // the format of the second batch
 		t.Fatal(err)
 	}
-	b.dir.Scrub(1 << 40)
+	b.dirs.Scrub(1 << 40)
 	at := func(offset int64) error {
 		r := client(t, b, kgo.KeepRetryableFetchErrors(), kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{"x": {0: kgo.NewOffset().At(offset)}}))
 		defer r.Close()

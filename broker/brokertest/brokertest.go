@@ -19,6 +19,8 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"path"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -34,6 +36,7 @@ type settings struct {
 	brokers  int
 	config   []string
 	dir      string
+	logDirs  int
 	disk     *vfs.Mem
 	metadata *metastore.Sim
 	seed     uint64
@@ -54,6 +57,9 @@ func Config(properties ...string) Option {
 // Dir keeps files and metadata in a directory of the operating system, as a broker's
 // --data-dir. Crash then cuts connections and loses nothing, as the end of a process does.
 func Dir(dir string) Option { return func(s *settings) { s.dir = dir } }
+
+// LogDirs is the number of log dirs, 1 by default. The first is log below the data directory, the others log-2, log-3 and so on.
+func LogDirs(n int) Option { return func(s *settings) { s.logDirs = n } }
 
 // Disk is the disk to start on, in place of an empty one.
 func Disk(disk *vfs.Mem) Option { return func(s *settings) { s.disk = disk } }
@@ -175,7 +181,15 @@ func (c *Cluster) config() (*config.Broker, error) {
 		dir = dataDir
 	}
 	sets := append([]string{"listeners=PLAINTEXT://127.0.0.1:0", "moldau.http.listener=off"}, c.o.config...)
-	cfg, warnings, err := config.Load(config.Sources{Sets: sets, Flags: map[string]string{"data-dir": dir}})
+	flags := map[string]string{"data-dir": dir}
+	if c.o.logDirs > 1 {
+		list := path.Join(filepath.ToSlash(dir), "log")
+		for i := 2; i <= c.o.logDirs; i++ {
+			list += fmt.Sprintf(",%s/log-%d", filepath.ToSlash(dir), i)
+		}
+		sets, flags = append(sets, "log.dirs="+list, "metadata.log.dir="+path.Join(filepath.ToSlash(dir), "meta")), nil
+	}
+	cfg, warnings, err := config.Load(config.Sources{Sets: sets, Flags: flags})
 	for _, w := range warnings {
 		c.o.log.Log(context.Background(), w.Level, w.Text)
 	}

@@ -40,7 +40,7 @@ func runOptions(app cli.App, f cli.ServerFlags) broker.RunOptions {
 
 // adopted puts the broker's account of an adoption into the form of the output.
 func adopted(a *broker.Adoption, dryRun bool) cli.Adopted {
-	out := cli.Adopted{LogDir: a.LogDir, DryRun: dryRun, Known: a.Known}
+	out := cli.Adopted{LogDirs: a.LogDirs, DryRun: dryRun, Known: a.Known}
 	for _, t := range a.Topics {
 		topic := cli.AdoptedTopic{Name: t.Name, NewID: t.NewID, Partitions: t.Partitions, Configs: t.Configs}
 		if !t.ID.IsZero() {

@@ -92,7 +92,7 @@ func (cl *client) describeCluster(ctx context.Context) (describedCluster, error)
 		for _, p := range t.Partitions {
 			d.Partitions++
 			switch {
-			case p.Leader < 0:
+			case p.Leader < 0 || slices.Contains(p.OfflineReplicas, p.Leader): // no leader, or one whose log dir is offline
 				d.Offline++
 			case len(p.ISR) < len(p.Replicas):
 				d.Under++

@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"moldau/internal/config"
+	"moldau/internal/storage"
 	"moldau/internal/vfs"
 )
 
@@ -266,13 +268,13 @@ func (d *doctor) broker(ctx context.Context, p probed, wanted bool) {
 	offline := 0
 	for _, t := range meta.Topics {
 		for _, q := range t.Partitions {
-			if q.Leader < 0 {
+			if q.Leader < 0 || slices.Contains(q.OfflineReplicas, q.Leader) {
 				offline++
 			}
 		}
 	}
 	if offline > 0 {
-		d.say(fail, "partitions", "moldau topic describe shows which; start the brokers that have them", "%s without a leader", plural(int64(offline), "partition"))
+		d.say(fail, "partitions", "moldau topic describe shows which; start the brokers that have them, and look for log dirs that are offline (moldau cluster describe)", "%s without a leader that has its data", plural(int64(offline), "partition"))
 	}
 }
 
@@ -305,12 +307,18 @@ func (d *doctor) ready(ctx context.Context, addr string) {
 		return
 	}
 	defer resp.Body.Close()
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	if resp.StatusCode != http.StatusOK {
 		d.say(fail, "ready", "the reasons are in the answer; look into the broker's log", "%s: %s %s", url, resp.Status, oneLine(errors.New(string(body))))
 		return
 	}
 	d.say(good, "ready", "", "%s", url)
+	var state struct{ Warnings []string }
+	if json.Unmarshal(body, &state) == nil {
+		for _, w := range state.Warnings {
+			d.say(warn, "ready", "docs/operations.md says what to do", "%s", w)
+		}
+	}
 	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		if off := d.Now().Sub(at).Abs(); off > 5*time.Second {
 			d.say(warn, "clock", "set both clocks by NTP: retention and timestamps depend on them", "the broker's clock differs by %s", off.Round(time.Second))
@@ -318,25 +326,50 @@ func (d *doctor) ready(ctx context.Context, addr string) {
 	}
 }
 
-// dataDirectory looks at the disk and at what is on it.
+// dataDirectory looks at the disks and at what is on them.
 func (d *doctor) dataDirectory(ctx context.Context, conf *config.Broker) {
-	logDir, meta := conf.LogDirs()[0], conf.MetadataDir()
-	holder, locked := d.holder(meta)
-	switch info, err := os.Stat(logDir); {
-	case errors.Is(err, fs.ErrNotExist):
-		d.say(note, "data directory", "", "%s does not exist yet, the first start makes it", logDir)
-	case err != nil:
-		d.say(fail, "data directory", "make it readable for this user, or choose another with --data-dir", "%s", err)
-	case !info.IsDir():
-		d.say(fail, "data directory", "choose another with --data-dir", "%s is no directory", logDir)
-	case locked:
-		d.say(good, "data directory", "", "%s is open in process %d", logDir, holder)
-		d.damage(ctx, conf, logDir, true)
-	default:
-		d.say(good, "data directory", "", "%s is open in no broker", logDir)
-		d.damage(ctx, conf, logDir, false)
+	const check = "data directory"
+	logDirs, places := conf.LogDirs(), conf.MetadataDirs()
+	meta, err := storage.FindMetaDir(vfs.OS(), slashes(places), slashes(logDirs))
+	if err != nil {
+		d.say(fail, check, "the server does not start before that is decided", "%s", err)
+		meta = places[0]
 	}
-	d.disk(ctx, logDir, meta)
+	meta = filepath.FromSlash(meta)
+	holder, locked := d.holder(meta)
+	for _, logDir := range logDirs {
+		switch info, err := os.Stat(logDir); {
+		case errors.Is(err, fs.ErrNotExist):
+			d.say(note, check, "", "%s does not exist yet, the first start makes it", logDir)
+		case err != nil:
+			d.say(fail, check, "make it readable for this user, or choose another with --data-dir", "%s", err)
+		case !info.IsDir():
+			d.say(fail, check, "choose another with --data-dir", "%s is no directory", logDir)
+		case locked:
+			d.say(good, check, "", "%s is open in process %d", logDir, holder)
+			d.damage(ctx, conf, logDir, true)
+		default:
+			d.say(good, check, "", "%s is open in no broker", logDir)
+			d.damage(ctx, conf, logDir, false)
+		}
+	}
+	missing, err := storage.MissingDirs(vfs.OS(), filepath.ToSlash(meta), slashes(logDirs))
+	if err != nil {
+		d.say(fail, check, "make it readable for this user, or restore it from a backup", "%s", err)
+	}
+	for _, m := range missing {
+		d.say(fail, check, "until then its partitions are offline, and nothing of them is lost", "%s in %s (directory id %s), %s",
+			plural(int64(m.Partitions), "partition"), m.Path, m.ID, m.Why)
+	}
+	d.disks(ctx, logDirs, meta)
+}
+
+func slashes(names []string) []string {
+	out := make([]string, len(names))
+	for i, name := range names {
+		out[i] = filepath.ToSlash(name)
+	}
+	return out
 }
 
 // holder is the process that has the data directory.
@@ -423,29 +456,51 @@ func (d *doctor) identity(conf *config.Broker, logDir string) {
 	}
 }
 
-// disk measures what a producer will wait for. Nothing is left behind.
-func (d *doctor) disk(ctx context.Context, logDir, meta string) {
-	const check = "disk"
-	dir, err := existing(meta)
+// disks measures what a producer will wait for, on each disk that is named. Nothing is left behind.
+func (d *doctor) disks(ctx context.Context, logDirs []string, meta string) {
+	for _, logDir := range logDirs {
+		d.space(logDir)
+	}
+	d.syncTime(ctx, meta)
+	if len(logDirs) > 1 {
+		for _, logDir := range logDirs {
+			d.syncTime(ctx, logDir)
+		}
+	}
+}
+
+// space looks at how full the volume of a log dir is.
+func (d *doctor) space(logDir string) {
+	onLog, err := existing(logDir)
 	if err != nil {
-		d.say(fail, check, "choose another directory with --data-dir", "%s", err)
 		return
 	}
-	if onLog, err := existing(logDir); err == nil {
-		if s, err := vfs.OS().Space(filepath.ToSlash(onLog)); err == nil && s.TotalBytes > 0 {
-			v, advice := good, ""
-			switch percent := 100 * float64(s.FreeBytes) / float64(s.TotalBytes); {
-			case percent < 1:
-				v, advice = fail, "delete topics or shorten retention.ms now: a full disk takes no records"
-			case percent < 10:
-				v, advice = warn, "shorten retention.ms or retention.bytes, or make the disk larger"
-			}
-			d.say(v, check, advice, "%s: %s free of %s", onLog, bytesText(int64(s.FreeBytes)), bytesText(int64(s.TotalBytes)))
-		}
+	s, err := vfs.OS().Space(filepath.ToSlash(onLog))
+	if err != nil || s.TotalBytes <= 0 {
+		return
+	}
+	v, advice := good, ""
+	switch percent := 100 * float64(s.FreeBytes) / float64(s.TotalBytes); {
+	case percent < 1:
+		v, advice = fail, "delete topics or shorten retention.ms now: a full disk takes no records"
+	case percent < 10:
+		v, advice = warn, "shorten retention.ms or retention.bytes, or make the disk larger"
+	}
+	d.say(v, diskCheck, advice, "%s: %s free of %s", onLog, bytesText(s.FreeBytes), bytesText(s.TotalBytes))
+}
+
+const diskCheck = "disk"
+
+// syncTime measures a write with fsync.
+func (d *doctor) syncTime(ctx context.Context, name string) {
+	dir, err := existing(name)
+	if err != nil {
+		d.say(fail, diskCheck, "choose another directory with --data-dir", "%s", err)
+		return
 	}
 	times, err := measureSync(ctx, dir)
 	if err != nil {
-		d.say(fail, check, "make it writable for this user, or choose another directory with --data-dir", "%s", err)
+		d.say(fail, diskCheck, "make it writable for this user, or choose another directory with --data-dir", "%s", err)
 		return
 	}
 	if len(times) == 0 {
@@ -456,7 +511,7 @@ func (d *doctor) disk(ctx context.Context, logDir, meta string) {
 	if median > 20*time.Millisecond {
 		v, advice = warn, "an acknowledged record waits for this: use a disk with power-loss protection, or a larger log.flush.interval.messages"
 	}
-	d.say(v, check, advice, "%s: a write of 4 KiB with fsync takes %s (median of %d), at worst %s", dir, rounded(median), len(times), rounded(worst))
+	d.say(v, diskCheck, advice, "%s: a write of 4 KiB with fsync takes %s (median of %d), at worst %s", dir, rounded(median), len(times), rounded(worst))
 }
 
 func rounded(t time.Duration) time.Duration {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -25,10 +26,10 @@ type Adopt struct {
 
 // Adopted is what it did, or would do. Its form is that of the output for programs.
 type Adopted struct {
-	LogDir string         `json:"logDir"`
-	DryRun bool           `json:"dryRun"`
-	Known  int            `json:"knownDirectories"`
-	Topics []AdoptedTopic `json:"topics"`
+	LogDirs []string       `json:"logDirs"`
+	DryRun  bool           `json:"dryRun"`
+	Known   int            `json:"knownDirectories"`
+	Topics  []AdoptedTopic `json:"topics"`
 }
 
 // AdoptedTopic is a topic that the metadata did not have. ID is "" where a dry run cannot know it.
@@ -59,8 +60,9 @@ func newLogAdopt(c *command) *cobra.Command {
 		Long: "Bring partition directories into a stopped broker's metadata.\n\n" +
 			"A partition directory that the metadata does not know is left alone by the server, and never deleted.\n" +
 			"This command registers all that are in the log directory DIR, which may be one of a stopped Apache Kafka;\n" +
-			"or, if DIR is a partition directory in it, those of that topic. Topics keep their ids. All records are\n" +
-			"read and checked first; nothing is changed if anything is wrong.\n\n" +
+			"or, if DIR is a partition directory in it, those of that topic. Where log.dirs names several directories, each\n" +
+			"stands for all: the partitions of a topic may be in any of them, and stay where they are. Topics keep\n" +
+			"their ids. All records are read and checked first; nothing is changed if anything is wrong.\n\n" +
 			"A log directory does not say how topics were configured: records of adopted topics are kept for ever\n" +
 			"(retention.ms and retention.bytes are -1) until moldau topic alter says otherwise.",
 		Example: "  moldau log adopt --dry-run moldau-data/log\n  moldau log adopt moldau-data/log/orders-0\n" +
@@ -92,7 +94,7 @@ func (c *command) printAdopted(done Adopted) error {
 		return writeJSON(c.Stdout, done)
 	}
 	if len(done.Topics) == 0 {
-		_, err := fmt.Fprintf(c.Stdout, "nothing to adopt in %s: %s known already\n", done.LogDir, directories(done.Known))
+		_, err := fmt.Fprintf(c.Stdout, "nothing to adopt in %s: %s known already\n", strings.Join(done.LogDirs, ", "), directories(done.Known))
 		return err
 	}
 	t := newTable("TOPIC", "ID", "PARTITION", "OFFSETS", "SIZE", "NOTE")

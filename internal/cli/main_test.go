@@ -41,7 +41,7 @@ func fakeServer(ctx context.Context, f ServerFlags) error {
 
 // fakeAdopt has adopted whatever it is asked for.
 func fakeAdopt(_ context.Context, ask Adopt, _ ServerFlags) (Adopted, error) {
-	done := Adopted{LogDir: "/data/log", DryRun: ask.DryRun, Known: 1}
+	done := Adopted{LogDirs: []string{"/data/log"}, DryRun: ask.DryRun, Known: 1}
 	switch ask.Path {
 	case "/known":
 	case "/damaged":
@@ -74,7 +74,7 @@ func TestAdoptSaysWhatItDid(t *testing.T) {
 			"orders  (new)          -  -           -        1 partition without a directory, empty\n" +
 			"would adopt 1 topic with 2 directories; 1 directory known already\n",
 		"log adopt /known":         "nothing to adopt in /data/log: 1 directory known already\n",
-		"log adopt -o json /known": "{\n  \"logDir\": \"/data/log\",\n  \"dryRun\": false,\n  \"knownDirectories\": 1,\n  \"topics\": []\n}\n",
+		"log adopt -o json /known": "{\n  \"logDirs\": [\n    \"/data/log\"\n  ],\n  \"dryRun\": false,\n  \"knownDirectories\": 1,\n  \"topics\": []\n}\n",
 	} {
 		if code, out, errs := run(t, strings.Fields(args)...); code != 0 || out != want || errs != "" {
 			t.Errorf("moldau %s: exit %d, %q\n%swant\n%s", args, code, errs, out, want)

@@ -238,6 +238,15 @@ func (c *Cluster) IsController() bool {
 	return epoch != 0
 }
 
+// ReportDirs tells the controller which log directories of this broker are online, and which of its replicas are elsewhere than
+// they were assigned to.
+func (c *Cluster) ReportDirs(ctx context.Context, online []wire.UUID, placed []controller.PlacedReplica) error {
+	_, err := decide(ctx, c, func(im *metadata.Image) (controller.Plan, struct{}) {
+		return controller.ReportDirs(im, c.opts.NodeID, online, placed), struct{}{}
+	})
+	return err
+}
+
 // CreateTopics creates topics. An ID that is zero is filled with a fresh one.
 func (c *Cluster) CreateTopics(ctx context.Context, topics []controller.NewTopic, validateOnly bool) []controller.TopicResult {
 	topics = append([]controller.NewTopic(nil), topics...)

@@ -237,16 +237,20 @@ const (
 	metadataInLogDir   = ".moldau"
 )
 
-// MetadataDir is where manifest, metadata store and quarantine live: metadata.log.dir, or .moldau inside the first log
-// directory where only that was set, so that one volume holds everything.
-func (b *Broker) MetadataDir() string {
+// MetadataDirs are the places where manifests, metadata store and quarantine may live: metadata.log.dir, or, where only the log
+// directories were set, .moldau inside one of them, so that one volume can hold everything. A new one goes to the first place.
+func (b *Broker) MetadataDirs() []string {
 	if dir := b.Text("metadata.log.dir"); dir != "" {
-		return filepath.Clean(dir)
+		return []string{filepath.Clean(dir)}
 	}
-	if b.IsSet("log.dirs") || b.IsSet("log.dir") {
-		return filepath.Join(b.LogDirs()[0], metadataInLogDir)
+	if !b.IsSet("log.dirs") && !b.IsSet("log.dir") {
+		return []string{filepath.FromSlash(defaultMetadataDir)}
 	}
-	return filepath.FromSlash(defaultMetadataDir)
+	var out []string
+	for _, dir := range b.LogDirs() {
+		out = append(out, filepath.Join(dir, metadataInLogDir))
+	}
+	return out
 }
 
 // ConnectionOverrides are the client addresses with a limit of their own. The caller owns the map.

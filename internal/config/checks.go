@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -43,21 +44,50 @@ func (l *loader) checkTogether(b *Broker) {
 	if err := compactionLags(b.topicValues()); err != nil {
 		l.failKey("log.cleaner.min.compaction.lag.ms", err.Error())
 	}
-	if dirs := b.LogDirs(); len(dirs) > 1 {
-		key := "log.dirs"
-		if !b.IsSet(key) {
-			key = "log.dir"
-		}
-		l.failKey(key, notYet+"several log directories; name one, or join the disks below it (RAID, LVM)")
-	} else if dirs[0] == b.MetadataDir() {
-		l.failKey("metadata.log.dir", "must not be the log directory itself, which holds only what Kafka puts there; leave it unset for .moldau inside it")
-	}
+	l.checkDirs(b)
 	if tick, election := b.Int("moldau.metastore.tick.ms"), b.Int("moldau.metastore.election.ms"); election < 5*tick {
 		l.failKey("moldau.metastore.election.ms", fmt.Sprintf("must be at least five times moldau.metastore.tick.ms=%d", tick))
 	}
 	if b.IsSet("inter.broker.listener.name") && b.IsSet("security.inter.broker.protocol") {
 		l.failKey("inter.broker.listener.name", "Only one of inter.broker.listener.name and security.inter.broker.protocol should be set.")
 	}
+}
+
+// checkDirs refuses directories that are in each other's way.
+func (l *loader) checkDirs(b *Broker) {
+	key := "log.dirs"
+	if !b.IsSet(key) {
+		key = "log.dir"
+	}
+	dirs := b.LogDirs()
+	for i, dir := range dirs {
+		for _, other := range dirs[:i] {
+			switch {
+			case absolute(dir) == absolute(other):
+				l.failKey(key, "names "+dir+" twice")
+			case inside(dir, other):
+				l.failKey(key, dir+" is inside "+other+", which holds only what Kafka puts there; choose directories beside each other")
+			case inside(other, dir):
+				l.failKey(key, other+" is inside "+dir+", which holds only what Kafka puts there; choose directories beside each other")
+			}
+		}
+		if b.Text("metadata.log.dir") != "" && absolute(dir) == absolute(b.Text("metadata.log.dir")) {
+			l.failKey("metadata.log.dir", "must not be the log directory itself, which holds only what Kafka puts there; leave it unset for .moldau inside it")
+		}
+	}
+}
+
+func absolute(dir string) string {
+	if abs, err := filepath.Abs(dir); err == nil {
+		return abs
+	}
+	return filepath.Clean(dir)
+}
+
+// inside says that a directory is below another.
+func inside(dir, above string) bool {
+	rel, err := filepath.Rel(absolute(above), absolute(dir))
+	return err == nil && rel != "." && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }
 
 func compactionLags(topic map[string]value) error {

@@ -224,8 +224,8 @@ var intendedBrokerErrors = map[string]string{
 	"metric.reporters=no.such.Class":           "",
 	"principal.builder.class=java.lang.String": "principal.builder.class is not supported yet: Java principal builders cannot be loaded; remove the key",
 	// Not implemented and too important to accept.
-	"cordoned.log.dirs=/nope":                            "cordoned.log.dirs is not supported yet: there is one log directory and it takes every partition; remove the key",
-	"cordoned.log.dirs=*":                                "cordoned.log.dirs is not supported yet: there is one log directory and it takes every partition; remove the key",
+	"cordoned.log.dirs=/nope":                            "cordoned.log.dirs is not supported yet: every log directory that is online takes new partitions; remove the key",
+	"cordoned.log.dirs=*":                                "cordoned.log.dirs is not supported yet: every log directory that is online takes new partitions; remove the key",
 	"config.providers=file":                              "config.providers is not supported yet: values would be taken literally; write them into the file, or set them by environment variables",
 	"listeners=PLAINTEXT://127.0.0.1:29092":              "listeners cannot be changed while the broker runs yet; change the start configuration and restart it",
 	"listener.security.protocol.map=PLAINTEXT:PLAINTEXT": "listener.security.protocol.map cannot be changed while the broker runs yet; change the start configuration and restart it",

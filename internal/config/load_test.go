@@ -61,8 +61,8 @@ func TestKafkasOwnServerPropertiesStartUnchanged(t *testing.T) {
 	if got := b.Listeners(); len(got) != 1 || got[0] != want {
 		t.Errorf("listeners %+v", got)
 	}
-	if b.NodeID() != 1 || !slices.Equal(b.LogDirs(), []string{filepath.FromSlash("/tmp/kraft-combined-logs")}) || b.MetadataDir() != filepath.FromSlash("/tmp/kraft-combined-logs/.moldau") {
-		t.Error(b.NodeID(), b.LogDirs(), b.MetadataDir())
+	if b.NodeID() != 1 || !slices.Equal(b.LogDirs(), []string{filepath.FromSlash("/tmp/kraft-combined-logs")}) || b.MetadataDirs()[0] != filepath.FromSlash("/tmp/kraft-combined-logs/.moldau") {
+		t.Error(b.NodeID(), b.LogDirs(), b.MetadataDirs()[0])
 	}
 	if b.Int("group.initial.rebalance.delay.ms") != 3000 {
 		t.Error("with a file Kafka's rebalance delay counts")
@@ -84,8 +84,8 @@ func TestDefaultsWithoutAnything(t *testing.T) {
 	if !slices.Equal(b.HTTPAddrs(), []string{"127.0.0.1:9644", "[::1]:9644"}) {
 		t.Error(b.HTTPAddrs())
 	}
-	if !slices.Equal(b.LogDirs(), []string{filepath.FromSlash("moldau-data/log")}) || b.MetadataDir() != filepath.FromSlash("moldau-data/meta") {
-		t.Error(b.LogDirs(), b.MetadataDir())
+	if !slices.Equal(b.LogDirs(), []string{filepath.FromSlash("moldau-data/log")}) || b.MetadataDirs()[0] != filepath.FromSlash("moldau-data/meta") {
+		t.Error(b.LogDirs(), b.MetadataDirs()[0])
 	}
 	if b.Int("group.initial.rebalance.delay.ms") != 0 {
 		t.Error("without a file the first rebalance does not wait")
@@ -139,11 +139,14 @@ func TestStrongerSourcesWin(t *testing.T) {
 		}
 	}
 	b, _ := load(t, with(file("log.dirs=/a", "metadata.log.dir=/m"), nil, nil, map[string]string{"data-dir": "/d", "listen": "[::1]:0"}))
-	if b.LogDirs()[0] != filepath.FromSlash("/d/log") || b.MetadataDir() != filepath.FromSlash("/d/meta") || b.Listeners()[0].BindAddrs()[0] != "[::1]:0" {
-		t.Error(b.LogDirs(), b.MetadataDir(), b.Listeners())
+	if b.LogDirs()[0] != filepath.FromSlash("/d/log") || b.MetadataDirs()[0] != filepath.FromSlash("/d/meta") || b.Listeners()[0].BindAddrs()[0] != "[::1]:0" {
+		t.Error(b.LogDirs(), b.MetadataDirs()[0], b.Listeners())
 	}
-	if b, _ := load(t, with(Sources{}, nil, []string{"metadata.log.dir=/m"}, nil)); b.MetadataDir() != filepath.FromSlash("/m") || b.LogDirs()[0] != filepath.FromSlash("moldau-data/log") {
-		t.Error(b.LogDirs(), b.MetadataDir())
+	if b, _ := load(t, with(Sources{}, nil, []string{"log.dirs=/a,/b"}, nil)); !slices.Equal(b.MetadataDirs(), []string{filepath.FromSlash("/a/.moldau"), filepath.FromSlash("/b/.moldau")}) {
+		t.Error(b.MetadataDirs())
+	}
+	if b, _ := load(t, with(Sources{}, nil, []string{"metadata.log.dir=/m"}, nil)); b.MetadataDirs()[0] != filepath.FromSlash("/m") || b.LogDirs()[0] != filepath.FromSlash("moldau-data/log") {
+		t.Error(b.LogDirs(), b.MetadataDirs()[0])
 	}
 }
 
@@ -186,8 +189,10 @@ func TestErrorsNameKeyValueAndWhatToDo(t *testing.T) {
 		{file("principal.builder.class=my.Builder"), "is not supported yet"},
 		{file("create.topic.policy.class.name=my.Policy"), "is not supported yet"},
 		{file("config.providers=file"), "is not supported yet"},
-		{file("log.dirs=/a,/b"), "log.dirs=/a,/b (in server.properties) is not supported yet: several log directories"},
-		{file("log.dir=/a,/b"), "log.dir=/a,/b (in server.properties) is not supported yet"},
+		{file("log.dirs=/a,/b,/a/"), "log.dirs=/a,/b,/a/ (in server.properties): names /a twice"},
+		{file("log.dirs=/a,/ab,/a/b"), "log.dirs=/a,/ab,/a/b (in server.properties): /a/b is inside /a, which holds only what Kafka puts there"},
+		{file("log.dir=/a/b/c,/a"), "log.dir=/a/b/c,/a (in server.properties): /a/b/c is inside /a, which"},
+		{file("log.dirs=/a,/b", "metadata.log.dir=/b"), "metadata.log.dir=/b (in server.properties): must not be the log directory"},
 		{file("cordoned.log.dirs=*"), "is not supported yet"},
 		{file("remote.log.storage.system.enable=true"), "tiered storage is not implemented"},
 		{file("log.dirs=/a", "metadata.log.dir=/a/"), "metadata.log.dir=/a/ (in server.properties): must not be the log directory"},
@@ -506,7 +511,7 @@ func useEverything(t *testing.T, b *Broker, dynamic map[string]string) {
 	for _, l := range b.Listeners() {
 		l.BindAddrs()
 	}
-	for _, dir := range append(b.LogDirs(), b.MetadataDir()) {
+	for _, dir := range append(b.LogDirs(), b.MetadataDirs()...) {
 		if dir == "" {
 			t.Error("a directory without a name")
 		}

@@ -130,3 +130,54 @@ func without(ids []int32, id int32) []int32 {
 	}
 	return out
 }
+
+// PlacedReplica says in which log directory of a broker its replica of a partition is.
+type PlacedReplica struct {
+	TopicID   wire.UUID
+	Partition int32
+	Dir       wire.UUID
+}
+
+// ReportDirs takes over what a broker says of its log directories: which are online, so that new replicas go to those, and which
+// replicas are elsewhere than they were assigned to. What is about topics that are gone is passed over. A broker without any keeps
+// those that it had: by them its next process proves that it is the same.
+func ReportDirs(im *metadata.Image, broker int32, online []wire.UUID, placed []PlacedReplica) Plan {
+	var plan Plan
+	if b := im.Broker(broker); b != nil && len(online) > 0 && !slices.Equal(b.DirIDs, online) {
+		changed := *b
+		changed.DirIDs = slices.Clone(online)
+		plan.add(NoResult, put(metadata.BrokerKey(broker), metadata.EncodeBroker(&changed)))
+	}
+	byTopic := map[wire.UUID][]PlacedReplica{}
+	for _, r := range placed {
+		byTopic[r.TopicID] = append(byTopic[r.TopicID], r)
+	}
+	for t := range im.Topics() {
+		if len(byTopic[t.ID]) == 0 {
+			continue
+		}
+		ps := slices.Clone(t.Partitions)
+		chunks := map[int]bool{}
+		for _, r := range byTopic[t.ID] {
+			if int(r.Partition) >= len(ps) || r.Partition < 0 {
+				continue
+			}
+			p := &ps[r.Partition]
+			i := slices.Index(p.Replicas, broker)
+			if i < 0 || i < len(p.Dirs) && p.Dirs[i] == r.Dir {
+				continue
+			}
+			dirs := make([]wire.UUID, len(p.Replicas))
+			copy(dirs, p.Dirs)
+			dirs[i] = r.Dir
+			p.Dirs = dirs
+			chunks[int(r.Partition)/metadata.ChunkPartitions] = true
+		}
+		for from := 0; from < len(ps); from += metadata.ChunkPartitions {
+			if chunk := from / metadata.ChunkPartitions; chunks[chunk] {
+				plan.add(NoResult, put(metadata.StaticKey(t.ID, chunk), metadata.EncodeStatic(ps[from:min(from+metadata.ChunkPartitions, len(ps))])))
+			}
+		}
+	}
+	return plan
+}

@@ -169,7 +169,7 @@ func start(t testing.TB, d *disk, epoch int32, sets ...string) *node {
 	if n.dir, err = storage.OpenDir(storage.Options{FS: d.fs, Path: "/log", MetaDir: "/meta", Log: log}); err != nil {
 		t.Fatal(err)
 	}
-	n.parts = partition.NewManager(partition.Options{Self: self, Dir: n.dir, Config: c, Log: log})
+	n.parts = partition.NewManager(partition.Options{Self: self, Dirs: storage.OneDir(n.dir), Config: c, Log: log})
 	n.rt = New(Options[*store]{
 		Topic: topic, Self: self, Partitions: n.parts, Log: log, Registerer: n.reg,
 		New: func() *store {

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"moldau/internal/partition"
+	"moldau/internal/storage"
 	"moldau/internal/wire"
 )
 
@@ -25,19 +26,20 @@ func describeLogDirs(_ context.Context, rc *requestContext, req *kmsg.DescribeLo
 		return resp
 	}
 	parts := rc.table.o.Partitions
-	dir := parts.LogDir()
-	rd := kmsg.NewDescribeLogDirsResponseDir()
-	rd.Dir, rd.TotalBytes, rd.UsableBytes = absolute(dir.Path()), -1, -1
-	err := dir.Err()
-	if space, spaceErr := dir.Space(); err == nil && spaceErr == nil {
-		rd.TotalBytes, rd.UsableBytes = space.TotalBytes, space.FreeBytes
+	all, asked := parts.Partitions(), wanted(req)
+	for _, dir := range parts.LogDirs().All() {
+		rd := kmsg.NewDescribeLogDirsResponseDir()
+		rd.Dir, rd.TotalBytes, rd.UsableBytes = absolute(dir.Path()), -1, -1
+		if err := dir.Err(); err != nil {
+			rd.ErrorCode = int16(codeOf(err))
+		} else {
+			if space, err := dir.Space(); err == nil {
+				rd.TotalBytes, rd.UsableBytes = space.TotalBytes, space.FreeBytes
+			}
+			rd.Topics = sizesOf(all, dir, asked)
+		}
+		resp.Dirs = append(resp.Dirs, rd)
 	}
-	if err != nil {
-		rd.ErrorCode = int16(codeOf(err))
-	} else {
-		rd.Topics = sizesOf(parts.Partitions(), wanted(req))
-	}
-	resp.Dirs = append(resp.Dirs, rd)
 	return resp
 }
 
@@ -55,10 +57,11 @@ func wanted(req *kmsg.DescribeLogDirsRequest) map[namedPartition]bool {
 	return out
 }
 
-func sizesOf(all []*partition.Partition, wanted map[namedPartition]bool) []kmsg.DescribeLogDirsResponseDirTopic {
+// sizesOf are the wanted partitions in a log dir, in order.
+func sizesOf(all []*partition.Partition, dir *storage.Dir, wanted map[namedPartition]bool) []kmsg.DescribeLogDirsResponseDirTopic {
 	all = slices.DeleteFunc(slices.Clone(all), func(p *partition.Partition) bool {
 		tp := p.TopicPartition()
-		return p.Err() != nil || wanted != nil && !wanted[namedPartition{tp.Topic, tp.Partition}]
+		return p.LogDir() != dir || wanted != nil && !wanted[namedPartition{tp.Topic, tp.Partition}]
 	})
 	slices.SortFunc(all, func(a, b *partition.Partition) int {
 		x, y := a.TopicPartition(), b.TopicPartition()

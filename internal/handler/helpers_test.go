@@ -62,7 +62,7 @@ func newBrokerOn(t testing.TB, fsys vfs.FS, root string, sets ...string) *broker
 	if err := dir.SetIdentity(storage.Identity{ClusterID: cl.ClusterID(), NodeID: 1, DirectoryID: dirID}); err != nil {
 		t.Fatal(err)
 	}
-	parts := partition.NewManager(partition.Options{Self: 1, Dir: dir, Config: c, Log: log})
+	parts := partition.NewManager(partition.Options{Self: 1, Dirs: storage.OneDir(dir), Config: c, Log: log})
 	t.Cleanup(parts.Close)
 	o, err := GroupOptions(c)
 	if err != nil {

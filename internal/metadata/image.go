@@ -97,6 +97,14 @@ type Endpoint struct {
 	Protocol   string
 }
 
+// DirOf is the log directory of a broker's replica, zero where none is assigned.
+func (p *Partition) DirOf(broker int32) wire.UUID {
+	if i := slices.Index(p.Replicas, broker); i >= 0 && i < len(p.Dirs) {
+		return p.Dirs[i]
+	}
+	return wire.UUID{}
+}
+
 // Broker is a registered broker.
 type Broker struct {
 	ID           int32

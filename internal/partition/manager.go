@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -24,7 +25,7 @@ import (
 // Options is what a Manager needs.
 type Options struct {
 	Self   int32 // node id of this broker
-	Dir    *storage.Dir
+	Dirs   *storage.Dirs
 	Config *config.Broker // start configuration
 	Log    *slog.Logger
 }
@@ -98,9 +99,9 @@ func (m *Manager) Apply(im *metadata.Image) {
 	_ = opens.Wait() // the functions report by themselves
 }
 
-// clean has the log dir cleaned and scrubbed as the configuration says.
+// clean has the log dirs cleaned and scrubbed as the configuration says.
 func (m *Manager) clean(c *config.Broker) {
-	m.o.Dir.Clean(storage.Cleaning{
+	m.o.Dirs.Clean(storage.Cleaning{
 		RetentionCheck: c.Millis("log.retention.check.interval.ms"),
 		StartsInterval: c.Millis("log.flush.start.offset.checkpoint.interval.ms"),
 		InitialDelay:   c.Millis("log.initial.task.delay.ms"),
@@ -110,7 +111,7 @@ func (m *Manager) clean(c *config.Broker) {
 		LoadFactor:     c.Double("log.cleaner.io.buffer.load.factor"),
 		BytesPerSecond: c.Double("log.cleaner.io.max.bytes.per.second"),
 	})
-	m.o.Dir.Scrub(c.Int("moldau.log.scrub.bytes.per.second"))
+	m.o.Dirs.Scrub(c.Int("moldau.log.scrub.bytes.per.second"))
 }
 
 func (m *Manager) entry(t *metadata.Topic) *topicEntry {
@@ -165,7 +166,7 @@ func (m *Manager) startDelete(e *topicEntry) {
 
 func (m *Manager) open(tp storage.TopicPartition, id wire.UUID, mp *metadata.Partition, t config.Topic) *Partition {
 	p := newPartition(tp, id)
-	log, err := m.o.Dir.OpenLog(tp, id, m.logConfig(tp, mp, t), p.flushed)
+	log, err := m.o.Dirs.OpenLog(tp, id, mp.DirOf(m.o.Self), m.logConfig(tp, mp, t), p.flushed)
 	ends := replica.Ends{}
 	if err != nil {
 		p.err = err
@@ -252,8 +253,8 @@ func (m *Manager) Lookup(topic string, id wire.UUID, index int32) (*Partition, e
 	return nil, fmt.Errorf("%s has %d partitions, no %d: %w", e.name, e.count, index, ErrUnknown)
 }
 
-// LogDir is the log dir that holds the partitions.
-func (m *Manager) LogDir() *storage.Dir { return m.o.Dir }
+// LogDirs are the log dirs that hold the partitions.
+func (m *Manager) LogDirs() *storage.Dirs { return m.o.Dirs }
 
 // Partitions are all partitions that this broker holds, in no order.
 func (m *Manager) Partitions() []*Partition {
@@ -276,7 +277,7 @@ func (m *Manager) startCheckpoints() {
 	defer close(m.done)
 	tick := time.NewTicker(checkpointInterval)
 	defer tick.Stop()
-	last := map[storage.TopicPartition]int64{}
+	last := map[*storage.Dir]map[storage.TopicPartition]int64{}
 	for {
 		select {
 		case <-m.stop:
@@ -288,26 +289,29 @@ func (m *Manager) startCheckpoints() {
 	}
 }
 
-func (m *Manager) checkpoint(last map[storage.TopicPartition]int64) map[storage.TopicPartition]int64 {
-	now := map[storage.TopicPartition]int64{}
-	moved := false
+// checkpoint writes the high watermarks of each log dir in which some have moved, and returns those of now.
+func (m *Manager) checkpoint(last map[*storage.Dir]map[storage.TopicPartition]int64) map[*storage.Dir]map[storage.TopicPartition]int64 {
+	now := map[*storage.Dir]map[storage.TopicPartition]int64{}
+	for _, d := range m.o.Dirs.All() {
+		now[d] = map[storage.TopicPartition]int64{}
+	}
 	for _, p := range m.Partitions() {
-		if p.log == nil || p.log.Segments() == 0 {
-			continue
+		if p.log != nil && p.log.Segments() > 0 {
+			now[p.log.Dir()][p.tp] = p.HighWatermark()
 		}
-		now[p.tp] = p.HighWatermark()
-		moved = moved || last[p.tp] != now[p.tp]
 	}
-	if !moved && len(now) == len(last) || m.o.Dir.Err() != nil {
-		return now
-	}
-	if err := m.o.Dir.WriteHighWatermarks(now); err != nil {
-		m.o.Log.Warn("high watermarks could not be written; they are only a hint", "error", err)
+	for d, hw := range now {
+		if maps.Equal(hw, last[d]) || d.Err() != nil || d.Stall().Stalled {
+			continue // a disk that hangs is not waited for
+		}
+		if err := d.WriteHighWatermarks(hw); err != nil {
+			m.o.Log.Warn("high watermarks could not be written; they are only a hint", "dir", d.Path(), "error", err)
+		}
 	}
 	return now
 }
 
-// Close ends every wait and every background task. The logs are closed with their Dir.
+// Close ends every wait and every background task. The logs are closed with their Dirs.
 func (m *Manager) Close() {
 	close(m.stop)
 	<-m.done

@@ -522,6 +522,22 @@ func (p *Partition) SizeBytes() int64 {
 	return p.log.SizeBytes()
 }
 
+// LogDir is the log dir that the partition is in, nil while that is not known to be one.
+func (p *Partition) LogDir() *storage.Dir {
+	if p.log == nil {
+		return nil
+	}
+	return p.log.Dir()
+}
+
+// Path is the partition's directory, "" where LogDir is nil.
+func (p *Partition) Path() string {
+	if p.log == nil {
+		return ""
+	}
+	return p.log.Path()
+}
+
 // Damage lists what is known to be damaged on the disk; its records cannot be read.
 func (p *Partition) Damage() []storage.Damage {
 	if p.log == nil {

@@ -55,7 +55,7 @@ func leader(t *testing.T, fsys vfs.FS, sets ...string) (*Partition, *storage.Dir
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := NewManager(Options{Self: 1, Dir: dir, Config: c, Log: slog.New(slog.DiscardHandler)})
+	m := NewManager(Options{Self: 1, Dirs: storage.OneDir(dir), Config: c, Log: slog.New(slog.DiscardHandler)})
 	t.Cleanup(func() { m.Close(); dir.Close() })
 	top := c.Topic(nil, nil, nil)
 	p := newPartition(storage.TopicPartition{Topic: "t", Partition: 0}, wire.UUID{1})

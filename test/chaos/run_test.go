@@ -30,7 +30,7 @@ func run(t testing.TB, seed uint64, disk vfs.MemOptions, config ...string) (figu
 	defer t2.end()
 	s := &scenario{
 		seed: seed, rnd: rnd,
-		cluster: brokertest.New(t2, brokertest.Seed(seed), brokertest.Config(config...),
+		cluster: brokertest.New(t2, brokertest.Seed(seed), brokertest.LogDirs(1+int(seed%3)), brokertest.Config(config...),
 			brokertest.Log(slog.New(slog.NewTextHandler(log, nil)))),
 	}
 	s.cluster.Disk(0).SetOptions(disk) // not before the first start: a disk without a broker's identity has nothing to lose
