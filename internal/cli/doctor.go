@@ -336,8 +336,21 @@ func (d *doctor) dataDirectory(ctx context.Context, conf *config.Broker) {
 		meta = places[0]
 	}
 	meta = filepath.FromSlash(meta)
+	missing, err := storage.MissingDirs(vfs.OS(), filepath.ToSlash(meta), slashes(logDirs))
+	if err != nil {
+		d.say(fail, check, "make it readable for this user, or restore it from a backup", "%s", err)
+	}
+	gone := map[string]bool{}
+	for _, m := range missing {
+		gone[m.Path] = true
+		d.say(fail, check, "until then its partitions are offline, and nothing of them is lost", "%s in %s (directory id %s), %s",
+			plural(int64(m.Partitions), "partition"), m.Path, m.ID, m.Why)
+	}
 	holder, locked := d.holder(meta)
 	for _, logDir := range logDirs {
+		if abs, err := filepath.Abs(logDir); err == nil && gone[filepath.ToSlash(abs)] {
+			continue
+		}
 		switch info, err := os.Stat(logDir); {
 		case errors.Is(err, fs.ErrNotExist):
 			d.say(note, check, "", "%s does not exist yet, the first start makes it", logDir)
@@ -352,14 +365,6 @@ func (d *doctor) dataDirectory(ctx context.Context, conf *config.Broker) {
 			d.say(good, check, "", "%s is open in no broker", logDir)
 			d.damage(ctx, conf, logDir, false)
 		}
-	}
-	missing, err := storage.MissingDirs(vfs.OS(), filepath.ToSlash(meta), slashes(logDirs))
-	if err != nil {
-		d.say(fail, check, "make it readable for this user, or restore it from a backup", "%s", err)
-	}
-	for _, m := range missing {
-		d.say(fail, check, "until then its partitions are offline, and nothing of them is lost", "%s in %s (directory id %s), %s",
-			plural(int64(m.Partitions), "partition"), m.Path, m.ID, m.Why)
 	}
 	d.disks(ctx, logDirs, meta)
 }

@@ -282,8 +282,8 @@ func (p *probe) missing(records []*absentDir, probes []*probe) {
 			continue
 		}
 		p.id.DirectoryID = r.id
-		p.err = fmt.Errorf("it has no meta.properties, but was a log dir with %d partitions (directory id %s): mount its disk, or bring meta.properties back. "+
-			"If the disk is lost for good, move %s away: the partitions that were on it begin anew and empty: %w", len(r.data), r.id, r.record, ErrMissing)
+		p.err = fmt.Errorf("it has no meta.properties, but was a log dir with %d partitions: mount its disk, or bring meta.properties back. "+
+			"If the disk is lost for good, move %s away: the partitions that were on it begin anew and empty: %w", len(r.data), r.record, ErrMissing)
 		return
 	}
 }

@@ -348,3 +348,73 @@ func runLines(t *testing.T, patience time.Duration, each func(line string), name
 		t.Fatalf("%s %s: %v, its last line is %q", filepath.Base(name), clip(strings.Join(args, " ")), err, clip(last))
 	}
 }
+
+// TestSeveralLogDirs: kafka-log-dirs shows each of two log dirs with its partitions, and the one that is not mounted with an error;
+// what is in the other is served meanwhile, and nothing is lost.
+func TestSeveralLogDirs(t *testing.T) {
+	const topic = "two-disks"
+	b := newBroker(t)
+	if b.kafka {
+		t.Skip("it moves a log dir away under Moldau's own broker")
+	}
+	bin, err := moldau()
+	must(t, err)
+	one, two := filepath.Join(b.dir, "one"), filepath.Join(b.dir, "two")
+	b.command = []string{bin, "server", "--listen", b.addr, "--http", "off", "--set", "log.dirs=" + one + "," + two}
+	b.start()
+	b.createTopic(topic, 4)
+	c := b.client(kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	for i := range 40 {
+		must(t, c.ProduceSync(deadline(t, time.Minute), &kgo.Record{Partition: int32(i % 4), Value: fmt.Append(nil, i)}).FirstErr())
+	}
+	type logDir struct {
+		LogDir     string
+		Error      *string
+		Partitions []struct {
+			Partition string
+			Size      int64
+		}
+	}
+	describe := func() []logDir {
+		t.Helper()
+		out := tool(t, b, "log-dirs", "--describe", "--topic-list", topic)
+		var dirs struct{ Brokers []struct{ LogDirs []logDir } }
+		must(t, json.Unmarshal([]byte(out[strings.LastIndex(strings.TrimSpace(out), "\n")+1:]), &dirs))
+		if len(dirs.Brokers) != 1 || len(dirs.Brokers[0].LogDirs) != 2 {
+			t.Fatalf("log-dirs: %s", out)
+		}
+		all := dirs.Brokers[0].LogDirs
+		slices.SortFunc(all, func(x, y logDir) int { return strings.Compare(x.LogDir, y.LogDir) })
+		return all
+	}
+	for i, d := range describe() {
+		if d.LogDir != []string{one, two}[i] || d.Error != nil || len(d.Partitions) != 2 || d.Partitions[0].Size <= 0 {
+			t.Errorf("log-dirs: %+v", d)
+		}
+	}
+	b.stop()
+	must(t, os.Rename(two, two+".away"))
+	must(t, os.Mkdir(two, 0o755)) // an empty mount point
+	b.start()
+	dirs := describe()
+	if d := dirs[0]; d.Error != nil || len(d.Partitions) != 2 {
+		t.Errorf("log-dirs of the one that is there: %+v", d)
+	}
+	if d := dirs[1]; d.LogDir != two || d.Error == nil || !strings.Contains(*d.Error, "KafkaStorageException") || len(d.Partitions) != 0 {
+		t.Errorf("log-dirs of the one that is away: %+v", d)
+	}
+	for _, command := range [][]string{{"cluster", "describe", "-b", b.addr}, {"doctor", "--set", "log.dirs=" + one + "," + two, "--listen", b.addr, "--http", "off"}} {
+		r, _ := try(t, toolPatience, nil, bin, command...) // doctor says by its exit code that something is wrong
+		if !strings.Contains(r.stdout, two) || !strings.Contains(r.stdout, map[string]string{"cluster": "KAFKA_STORAGE_ERROR", "doctor": "mount its disk"}[command[0]]) {
+			t.Errorf("moldau %s does not name the log dir:\n%s%s", command[0], r.stdout, r.stderr)
+		}
+		t.Logf("moldau %s\n%s", command[0], r.stdout)
+	}
+	b.stop()
+	must(t, os.Remove(two)) // it is still empty
+	must(t, os.Rename(two+".away", two))
+	b.start()
+	if got := tool(t, b, "get-offsets", "--topic", topic); got != topic+":0:10\n"+topic+":1:10\n"+topic+":2:10\n"+topic+":3:10\n" {
+		t.Errorf("when it is back the logs end at\n%s", got)
+	}
+}
