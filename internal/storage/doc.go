@@ -1,7 +1,7 @@
 // Package storage keeps partitions as segmented, append-only logs in Kafka's own
-// file formats, and alone knows which of their bytes are durable. Its door is Dir
-// (a log dir: identity, lock, background work, cleaning) and Log (one partition: Append,
-// Read, RequestFlush, Truncate, RaiseStart, lookups).
+// file formats, and alone knows which of their bytes are durable. Its door is Dirs (the log
+// dirs of a broker: which partition is in which), Dir (one of them: identity, lock, background work, cleaning) and
+// Log (one partition: Append, Read, RequestFlush, Truncate, RaiseStart, lookups).
 //
 // # Invariants
 //
@@ -22,7 +22,7 @@
 //	S8  A read plan stays readable until it is released, whatever happens to the log, and
 //	    a read that meets a segment which has just left the log looks again.
 //	S9  A partition whose data was recorded and whose directory is gone is offline; it
-//	    never becomes an empty log.
+//	    never becomes an empty log, also not in another log dir (see dirs.go).
 //	S10 Recovery removes nothing: torn tails and foreign files are set aside first. It only
 //	    finishes what was decided: files marked .deleted, .cleaned or .swap, segments below the log start.
 //	S11 After a failed write or sync the log dir is fenced: it acknowledges nothing more.
@@ -38,7 +38,7 @@
 // # Files
 //
 // In a log dir there is what Kafka puts there. Ours is one file more, the manifest
-// (see manifest.go), which lives in the metadata directory together with the
+// (see manifest.go), which lives in the metadata directory, by directory id (see opendirs.go), together with the
 // quarantine. It says which partitions have data and, per partition, how far the
 // files were synced and what the producer state was there, so that recovery reads
 // only the bytes behind that point.
