@@ -270,9 +270,9 @@ func TestOpenOnFullVolume(t *testing.T) {
 	if _, err := l.Append(big(t), AppendOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	foreign(t, mem)
 	killed := mem.Clone()
-	_ = d.Close() // its disk belongs to another by now
+	_ = d.Close() // its disk belongs to another by now, and it gives nothing up any more
+	foreign(t, killed)
 	again, err := OpenDir(Options{FS: killed, Path: "/d/log", MetaDir: "/d/meta", Reserve: true})
 	if err != nil {
 		t.Fatal(err)
