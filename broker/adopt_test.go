@@ -94,6 +94,60 @@ func TestAdoptAfterTheMetadataIsLost(t *testing.T) {
 	}
 }
 
+// TestAdoptFromSeveralLogDirs: the partitions of a topic are taken in from all log dirs, stay where they are, and the metadata says so; one that is there
+// twice is refused.
+func TestAdoptFromSeveralLogDirs(t *testing.T) {
+	dir := t.TempDir()
+	c := brokertest.New(t, brokertest.Dir(dir), brokertest.LogDirs(2))
+	fill(t, c, "orders", 4, 5)
+	orders, ids := read(t, c, "orders"), topics(t, c)
+	c.Stop(0)
+	must(t, os.RemoveAll(filepath.Join(dir, "meta")))
+	one, two := filepath.Join(dir, "log"), filepath.Join(dir, "log-2")
+	both := func(o *broker.AdoptOptions) {
+		o.Flags = nil
+		o.Sets = []string{"log.dirs=" + one + "," + two, "metadata.log.dir=" + filepath.Join(dir, "meta")}
+	}
+	first, err := filepath.Glob(filepath.Join(one, "orders-*"))
+	must(t, err)
+	if len(first) != 2 {
+		t.Fatalf("the first log dir has %v", first)
+	}
+	// As if the disks had been filled by hand: the controller would have it otherwise.
+	must(t, os.Rename(first[0], filepath.Join(two, filepath.Base(first[0]))))
+	second := filepath.Join(two, filepath.Base(first[0]))
+	must(t, os.CopyFS(first[0], os.DirFS(second)))
+	_, err = adopt(t, dir, one, both)
+	oneLine(t, err, first[0]+" and "+second+" are both directories of", "move the older one away")
+	must(t, os.RemoveAll(first[0]))
+
+	a, err := adopt(t, dir, two, both)
+	must(t, err)
+	if got := names(a); !reflect.DeepEqual(got, map[string]int32{"orders": 4}) || len(a.Topics[0].Logs) != 4 {
+		t.Errorf("adopted %v", got)
+	}
+	for range 2 {
+		must(t, c.Start(0))
+		if got := read(t, c, "orders"); !reflect.DeepEqual(got, orders) || !reflect.DeepEqual(topics(t, c), ids) {
+			t.Errorf("orders holds %v, held %v", got, orders)
+		}
+		described, err := kadm.NewClient(newClient(t, c)).DescribeBrokerLogDirs(t.Context(), 1, nil)
+		must(t, err)
+		if len(described[one].Topics["orders"]) != 1 || len(described[two].Topics["orders"]) != 3 {
+			t.Errorf("the partitions are in %v", described)
+		}
+		// The metadata has followed, so that no replica counts as offline when the log dirs are counted.
+		list, err := kadm.NewClient(newClient(t, c)).ListTopics(t.Context(), "orders")
+		must(t, err)
+		list.EachPartition(func(d kadm.PartitionDetail) {
+			if len(d.OfflineReplicas) > 0 {
+				t.Errorf("partition %d is offline", d.Partition)
+			}
+		})
+		c.Stop(0)
+	}
+}
+
 // strayed makes two data directories and puts a partition directory of one, whose topic the other does not know,
 // into the other.
 func strayed(t *testing.T, topic string) (c *brokertest.Cluster, dataDir, stray string, id kadm.TopicID) {

@@ -120,6 +120,7 @@ func (j *jbod) topic(name string, partitions int32) {
 	if _, err := kadm.NewClient(j.client()).CreateTopic(j.ctx, partitions, 1, nil, name); err != nil {
 		j.t.Fatal(err)
 	}
+	j.eventually("the partitions are here", func() bool { return len(j.homes(name)) == int(partitions) })
 }
 
 // homes is the log dir of each partition of a topic.
@@ -356,6 +357,7 @@ func TestGroupsOfAFailedLogDir(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	j.eventually("the partitions are here", func() bool { return len(j.homes("__consumer_offsets")) == 8 })
 	home := j.homes("__consumer_offsets")
 	inB := func(group string) bool { return home[coordinator.PartitionOf(group, 8)] == "/b" }
 	if !slices.ContainsFunc(groups, inB) || !slices.ContainsFunc(groups, func(g string) bool { return !inB(g) }) {
