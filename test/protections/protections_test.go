@@ -76,7 +76,7 @@ var protections = []protection{
 	{"data stays in the log dir where it was recorded", "internal/storage/dirs.go",
 		"return recorded[0], nil // protection: recorded log dir", "return nil, nil", "./internal/storage", "TestAbsentDir|TestDirsModel"},
 	{"an empty mount point is no new log dir", "internal/storage/opendirs.go",
-		"p.missing(records, probes) // protection: empty mount point", "", "./internal/storage", "TestAbsentDir"},
+		"p.missing(records, probes) // protection: empty mount point", "_ = p", "./internal/storage", "TestAbsentDir"},
 	{"group answers wait for the log", "internal/coordinator/group/shard.go",
 		"Early: false}) // protection: answers wait for the log", "Early: true})", "./internal/coordinator/group", "TestWorld$"},
 	{"empty group is recorded", "internal/coordinator/group/join.go",
