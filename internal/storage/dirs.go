@@ -27,7 +27,7 @@ type Dirs struct {
 	absent []*absentDir
 	news   chan struct{} // capacity 1
 	mu     struct {
-		sync.Mutex              // guards the following; a leaf
+		sync.Mutex              // guards the following; before Dir.mu
 		coming     map[*Dir]int // partitions that are being put there
 		placed     []Placement
 	}
