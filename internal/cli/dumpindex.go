@@ -230,6 +230,8 @@ func (d *dumper) manifest(f *os.File, size int64) error {
 			fields = append(fields, field{"logStart", r.LogStart})
 		case "cleaned":
 			fields = append(fields, field{"cleanedTo", r.Dirty}, field{"gapsBelow", r.Gaps})
+		case "flushed":
+			fields = append(fields, field{"offset", r.Offset})
 		case "damaged":
 			fields = append(fields, field{"damagedRanges", int64(r.Damaged)})
 		case "cut":

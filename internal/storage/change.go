@@ -22,6 +22,11 @@ func (l *Log) Truncate(offset int64) error {
 	if err := l.cut(offset); err != nil {
 		return err
 	}
+	if len(l.Damage()) > 0 {
+		if err := l.saveDamage(); err != nil {
+			return l.dir.failed(err)
+		}
+	}
 	// The cut is made with a point that has recovery read from an older segment on. Of what compaction has
 	// removed there it would not learn.
 	return l.savePointFiles()
@@ -67,7 +72,7 @@ func (l *Log) cut(offset int64) error {
 	if offset < l.Flushed() {
 		l.safe.Store(l.end.Load())
 	}
-	if err := l.cutFilesLocked(v, i, pos); err != nil {
+	if err := l.cutFilesLocked(v, i, pos, offset); err != nil {
 		return l.dir.fence(err)
 	}
 	return nil
@@ -76,7 +81,7 @@ func (l *Log) cut(offset int64) error {
 // cutFilesLocked ends the log at byte pos of segment i and rebuilds what is derived from
 // the batches: back to a segment with a producer snapshot, and from there as recovery
 // does it. The point goes back first, because the one in force speaks of bytes that will be gone.
-func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
+func (l *Log) cutFilesLocked(v *view, i int, pos, offset int64) error {
 	first, ps, err := l.snapshotBefore(v.segments, i)
 	if err != nil {
 		return err
@@ -142,7 +147,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 		s.idx.Unlock()
 		s.saved.offsets, s.saved.times, s.firstTsMs = 0, 0, -1
 	}
-	if err := l.scan(scanStart{first, 0, base, l.mu.cleaned.gaps}); err != nil {
+	if err := l.scan(scanStart{index: first, offset: base, gaps: l.mu.cleaned.gaps, durable: offset}); err != nil {
 		return err
 	}
 	// Compaction may have removed every batch of an epoch, and batches that are among a producer's last.
@@ -164,7 +169,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos int64) error {
 		s.dirty, s.named = false, true
 	}
 	l.safe.Store(l.end.Load())
-	return nil
+	return l.closeDamagedLocked()
 }
 
 // cutPosition is the byte position and the base offset of the batch that holds offset.

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -119,17 +120,20 @@ func (l *Log) setDamage(s *segment, found damages) error {
 	l.view.Store(&view{v.segments, v.logStart}) // places that readers learned from damaged headers count no more
 	l.mu.Unlock()
 	for _, d := range found {
-		if slices.ContainsFunc(old, func(o Damage) bool { return same(o, d) }) {
-			continue
+		if !slices.ContainsFunc(old, func(o Damage) bool { return same(o, d) }) {
+			l.tellDamage(&d)
 		}
-		l.dir.log.Error("damage on the disk: records cannot be read any more. Readers of these offsets get CORRUPT_MESSAGE, all others are served; nothing was deleted. "+
-			"Stop the broker and bring back an undamaged copy of the file, or let consumers go on at nextGoodOffset",
-			"partition", l.tp.String(), "file", d.File, "pos", d.Pos, "endPos", d.End, "offset", d.First, "nextGoodOffset", d.Next, "reason", d.Err.Error())
 	}
 	if len(found) < len(old) {
 		l.dir.log.Info("damage on the disk is gone", "partition", l.tp.String(), "file", s.path(logSuffix), "damagedRanges", len(found))
 	}
 	return l.saveDamage()
+}
+
+func (l *Log) tellDamage(d *Damage) {
+	l.dir.log.Error("damage on the disk: records cannot be read any more. Readers of these offsets get CORRUPT_MESSAGE, all others are served; nothing was deleted. "+
+		"Stop the broker and bring back an undamaged copy of the file, or let consumers go on at nextGoodOffset",
+		"partition", l.tp.String(), "file", d.File, "pos", d.Pos, "endPos", d.End, "offset", d.First, "nextGoodOffset", d.Next, "reason", d.Err.Error())
 }
 
 // savedDamage is a Damage in the manifest, without the reason, which the next start finds again.
@@ -195,7 +199,11 @@ func (l *Log) recallDamage(saved []savedDamage) {
 		if p := s.damaged.Load(); p != nil {
 			known = slices.Clone(*p)
 		}
+		if slices.ContainsFunc(known, func(o Damage) bool { return d.pos < o.End && o.Pos < d.end || d.pos == o.Pos }) {
+			continue // recovery has met it, too
+		}
 		known = append(known, Damage{s.path(logSuffix), d.pos, d.end, d.first, d.next, err})
+		slices.SortFunc(known, func(a, b Damage) int { return cmp.Compare(a.Pos, b.Pos) })
 		s.damaged.Store(&known)
 		l.dir.log.Warn("damage on the disk that was found before is still there", "partition", l.tp.String(), "file", s.path(logSuffix),
 			"pos", d.pos, "offset", d.first, "nextGoodOffset", d.next, "reason", err.Error())

@@ -103,6 +103,8 @@ type Dir struct {
 		sync.Mutex // guards the following; a leaf
 		logs       map[partitionKey]*Log
 		points     []*Log // want a point; each at most once
+		flushed    []*Log // have been flushed since their last flushed record; each at most once
+		noteDue    bool   // flushedEvery is over for the first of them
 		wanted     map[*Log]bool
 		doomed     []doomed // wait for their removal
 		closed     bool
@@ -367,10 +369,11 @@ func (d *Dir) requestPoint(l *Log) {
 	}
 }
 
-// startPoints writes the points that were asked for, one log after the other.
+// startPoints writes the points that were asked for, one log after the other, and the flushed records.
 func (d *Dir) startPoints() {
 	defer d.wg.Done()
 	for range d.wake {
+		d.saveFlushed()
 		for {
 			d.mu.Lock()
 			if d.mu.closed {

@@ -13,7 +13,8 @@
 //	S3  Whatever lies below Flushed survives a power loss: the bytes, the names of the
 //	    files and directories that hold them, and the fact that there is data.
 //	S4  After recovery the log is a prefix of what was appended, and holds at least
-//	    everything below the Flushed that was ever reported.
+//	    everything below the Flushed that was ever reported. What of that is known to recovery and is bad is
+//	    not cut off but damage (S14): durable.go says how the two are told apart.
 //	S5  Leader epochs never fall with the offset, and the epoch cache equals what the
 //	    batches from the log start on say (plus at most one entry at the log end).
 //	S6  The producer state is the fold of the batches: after recovery it gives the same
@@ -32,7 +33,8 @@
 //	    bytes; the last record of each key, everything from the last stable offset on, the marker of
 //	    every transaction of which something is left, and the last batch of each live producer stay.
 //	S14 Bytes that are known to be damaged are not served as good ones, and are not hidden: neither compaction nor truncation
-//	    reads past them, what is before and behind them is served, and a restart knows of them (see damage.go).
+//	    reads past them, what is before and behind them is served, and a restart knows of them (see damage.go). A damaged segment takes no
+//	    more appends.
 //	S15, S16: the journal, see journal.go.
 //
 // # Files

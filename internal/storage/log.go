@@ -98,7 +98,8 @@ type Log struct {
 	unclean    atomic.Pointer[error] // why the log is not compacted any more
 	gaps       atomic.Int64          // mu.cleaned.gaps, for readers
 
-	flushState flushState // owned by flusher
+	flushState flushState  // owned by flusher
+	noted      atomic.Bool // it waits for its flushed record, see Dir.noteFlushed
 
 	mu struct {
 		sync.Mutex // orders appends, rolls and truncation; guards the following. Appends hold it over write, never over sync, but for the first append of a log
@@ -611,6 +612,9 @@ func (l *Log) flush() error {
 	}
 	if l.Flushed() < target.offset {
 		l.safe.Store(target)
+		if l.mu.cfg.FlushPolicy() {
+			l.dir.noteFlushed(l)
+		}
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ import (
 // start offset, synced before anybody sees it (S12). kind 5, cleaned: how far compaction
 // has come, and below which offset it may have left gaps; synced before the first of them. kind
 // 6, damaged: all ranges of the partition's files that were found damaged. kind 7, cut: the sequence of the journal's newest
-// group when the log was truncated; that group and older ones say nothing of the log any more (S15).
+// group when the log was truncated; that group and older ones say nothing of the log any more (S15). kind 8, flushed: an offset below which everything
+// was durable, later than the point before it; synced soon after, and never wrong.
 // The last record of a kind counts. A torn tail ends the file; it is rewritten by
 // writeAtomic when it has grown to several times of what is alive.
 const (
@@ -36,6 +38,7 @@ const (
 	kindCleaned  = 5
 	kindDamaged  = 6
 	kindCut      = 7
+	kindFlushed  = 8
 
 	manifestFrameBytes = 8
 	manifestSlackBytes = 1 << 20
@@ -81,6 +84,16 @@ type manifestEntry struct {
 	cleaned cleaned
 	damaged []savedDamage
 	cut     int64 // groups of the journal up to this sequence do not count for the log
+	flushed int64 // a later one than the point's offset, or 0
+}
+
+// durable is the offset below which the partition is known to have been synced. What recovery finds bad there is
+// damage, for no power loss takes it.
+func (e *manifestEntry) durable() int64 {
+	if e.point != nil {
+		return max(e.flushed, e.point.offset)
+	}
+	return e.flushed
 }
 
 // manifest owns the file. Safe for concurrent use.
@@ -143,11 +156,11 @@ func eachFrame(data []byte, f func(pos int64, body []byte) error) (end int64, er
 
 // ManifestRecord is one record of a manifest for people to look at.
 type ManifestRecord struct {
-	Kind      string // present, point, gone, start, cleaned, damaged or cut
+	Kind      string // present, point, gone, start, cleaned, damaged, cut or flushed
 	Partition TopicPartition
 	TopicID   wire.UUID
 	LogStart  int64 // of a point and a start
-	// Of a point: the offset behind what was synced, its segment and the byte position there.
+	// Of a point: the offset behind what was synced, its segment and the byte position there. Of a flushed: the offset.
 	Offset, Segment, Position int64
 	Producers                 int
 	Epochs                    []EpochEntry
@@ -160,7 +173,7 @@ type ManifestRecord struct {
 // EachManifestRecord calls f with every record of a manifest and its position; end is where the first one that is torn or
 // damaged begins, or the size of data.
 func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) (end int64, err error) {
-	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned", kindDamaged: "damaged", kindCut: "cut"}
+	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned", kindDamaged: "damaged", kindCut: "cut", kindFlushed: "flushed"}
 	return eachFrame(data, func(pos int64, body []byte) error {
 		one := manifest{}
 		one.mu.entries = map[partitionKey]*manifestEntry{}
@@ -174,6 +187,7 @@ func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) 
 		r.Partition.Topic = string(head.bytes(int(head.uvarint())))
 		for _, e := range one.mu.entries {
 			r.LogStart, r.Dirty, r.Gaps, r.Damaged, r.Cut = e.start, e.cleaned.dirty, e.cleaned.gaps, len(e.damaged), e.cut
+			r.Offset = e.flushed
 			if pt := e.point; pt != nil {
 				r.Offset, r.Segment, r.Position, r.Epochs = pt.offset, pt.segment, pt.pos, pt.epochs
 				r.Producers = len(decodeProducers(&reader{p: pt.producers}).byID)
@@ -214,7 +228,8 @@ func (m *manifest) apply(body []byte) error {
 		if r.err != nil {
 			return r.err
 		}
-		e.present, e.point, e.start = true, pt, max(e.start, pt.logStart)
+		// A truncation goes back by a point: what was flushed before it means nothing any more.
+		e.present, e.point, e.start, e.flushed = true, pt, max(e.start, pt.logStart), 0
 	case kindStart:
 		e.start = r.varint()
 	case kindCleaned:
@@ -223,6 +238,8 @@ func (m *manifest) apply(body []byte) error {
 		e.damaged = decodeDamage(r)
 	case kindCut:
 		e.cut = r.varint()
+	case kindFlushed:
+		e.flushed = r.varint()
 	case kindGone:
 		delete(m.mu.entries, key)
 	default:
@@ -307,6 +324,9 @@ func (m *manifest) rewriteLocked() error {
 		if len(e.damaged) > 0 {
 			data = append(data, manifestRecord(kindDamaged, k, e.tp, encodeDamage(e.damaged))...)
 		}
+		if e.flushed > 0 {
+			data = append(data, manifestRecord(kindFlushed, k, e.tp, varints(e.flushed))...)
+		}
 	}
 	if err := writeAtomic(m.fs, m.dir, manifestFile, data); err != nil {
 		return err
@@ -364,6 +384,19 @@ func (m *manifest) add(kind byte, key partitionKey, tp TopicPartition, body []by
 		return m.mu.broken
 	}
 	return err
+}
+
+// sync makes everything durable that was added.
+func (m *manifest) sync() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.broken != nil || m.mu.file == nil {
+		return cmp.Or(m.mu.broken, error(ErrClosed))
+	}
+	if err := m.mu.file.Sync(); err != nil {
+		m.mu.broken = fmt.Errorf("manifest in %s: %w", m.dir, err)
+	}
+	return m.mu.broken
 }
 
 // entry returns what is known of a partition, or nil. The result is not changed any more.

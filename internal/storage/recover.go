@@ -55,8 +55,15 @@ func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flush
 				return nil, fmt.Errorf("open %v: %w", tp, err)
 			}
 		}
+		found := len(l.Damage()) > 0
 		if entry != nil {
 			l.recallDamage(entry.damaged)
+		}
+		if found {
+			// The next recovery may not know any more what was durable here.
+			if err := errors.Join(l.saveDamage(), l.savePoint()); err != nil {
+				return nil, fmt.Errorf("open %v: %w", tp, err)
+			}
 		}
 	}
 	d.mu.Lock()
@@ -134,10 +141,13 @@ func (l *Log) load(entry *manifestEntry) error {
 	}
 	segments, err := l.listSegments(infos)
 	if err != nil || len(segments) == 0 {
-		if err == nil && from != nil {
-			err = &CorruptionError{l.path, 0, fmt.Errorf("%w: the segment at offset %d and everything else", ErrMissing, from.segment)}
+		if err == nil && recorded && entry.durable() > 0 {
+			err = &CorruptionError{l.path, 0, fmt.Errorf("%w: all segments, and everything below offset %d was durable", ErrMissing, entry.durable())}
 		}
 		return err
+	}
+	if recorded && from == nil && segments[0].base > 0 && entry.durable() > 0 {
+		return &CorruptionError{path.Join(l.path, segmentFile(0, logSuffix)), 0, fmt.Errorf("%w: everything below offset %d was durable", ErrMissing, entry.durable())}
 	}
 	if recorded && from == nil && segments[0].base > 0 {
 		// The name of the first segment was lost with the power, so nothing was flushed.
@@ -146,6 +156,11 @@ func (l *Log) load(entry *manifestEntry) error {
 	start, err := l.startOfScan(segments, from)
 	if err != nil {
 		return err
+	}
+	if recorded {
+		start.durable, start.exact = entry.durable(), true
+	} else {
+		start.durable = l.dir.legacy[l.tp] // Kafka may have cut its log since, so it need not be there
 	}
 	if from != nil {
 		if segments, err = l.finishRetention(segments, min(logStart, from.segment)); err != nil {
@@ -165,6 +180,9 @@ func (l *Log) load(entry *manifestEntry) error {
 	}
 	l.mu.aborted = append(aborted, l.mu.aborted...)
 	if err := l.scan(start); err != nil {
+		return err
+	}
+	if err := l.closeDamagedLocked(); err != nil {
 		return err
 	}
 	if v := l.view.Load(); v.logStart > l.End() && !recorded {
@@ -249,6 +267,10 @@ type scanStart struct {
 	pos    int64 // in that segment
 	offset int64 // of the batch at pos
 	gaps   int64 // below it offsets may be missing, which only compaction does; from there on a gap is a loss
+	// durable is the offset below which everything was synced, as far as anybody wrote that down: what is bad there is damage and
+	// is not cut off. Behind it a power loss takes any page, so that good batches behind a bad one prove nothing. exact says that all of it must be there.
+	durable int64
+	exact   bool
 }
 
 // startOfScan restores the state at the place where the scan begins: from the point,
@@ -268,7 +290,7 @@ func (l *Log) startOfScan(segments []*segment, from *point) (scanStart, error) {
 	}
 	s.firstTsMs, s.createdMs = from.firstTsMs, from.createdMs
 	l.pointSegment = from.segment
-	start := scanStart{i, from.pos, from.offset, l.mu.cleaned.gaps}
+	start := scanStart{index: i, pos: from.pos, offset: from.offset, gaps: l.mu.cleaned.gaps}
 	l.mu.epochs.entries = slices.Clone(from.epochs)
 	r := &reader{p: from.producers}
 	l.mu.producers = decodeProducers(r)
@@ -326,7 +348,7 @@ func (l *Log) legacyStart(segments []*segment) (scanStart, error) {
 	last := max((&view{segments: segments}).find(l.dir.legacy[l.tp]), 0)
 	if l.mu.present {
 		// Our own log before its first point: short, and a snapshot knows only one batch per producer (S6).
-		return scanStart{0, 0, segments[0].base, l.mu.cleaned.gaps}, nil
+		return scanStart{offset: segments[0].base, gaps: l.mu.cleaned.gaps}, nil
 	}
 	i, ps, err := l.snapshotBefore(segments, last)
 	if err != nil {
@@ -346,7 +368,7 @@ func (l *Log) legacyStart(segments []*segment) (scanStart, error) {
 		l.mu.epochs.entries = entries
 		l.mu.epochs.cut(segments[i].base)
 	}
-	return scanStart{i, 0, segments[i].base, math.MaxInt64}, nil
+	return scanStart{index: i, offset: segments[i].base, gaps: math.MaxInt64}, nil
 }
 
 // snapshotBefore goes back from segment i to one at whose base the producer state is
@@ -371,7 +393,7 @@ func (l *Log) snapshotBefore(segments []*segment, i int) (int, *producers, error
 }
 
 // scan reads every batch from start on, folds the good ones into the state and cuts the
-// log at the first one that is not: torn by a crash, or never meant to be there.
+// log at the first one that is not: torn by a crash, or never meant to be there. What was durable and is bad stays (durable.go).
 func (l *Log) scan(start scanStart) error {
 	v := l.view.Load()
 	next := start.offset
@@ -381,25 +403,47 @@ func (l *Log) scan(start scanStart) error {
 		if i == start.index {
 			pos = start.pos
 		} else if s.base < next || s.base > next && s.base >= start.gaps {
-			return l.cutAt(start, i, 0, next, fmt.Errorf("the segment begins at offset %d, the one before ends at %d", s.base, next))
-		} else {
+			why := fmt.Errorf("the segment begins at offset %d, the one before ends at %d", s.base, next)
+			switch {
+			case next >= start.durable && s.base >= start.durable:
+				return l.cutAt(start, i, 0, next, why)
+			case s.base < next:
+				return &CorruptionError{s.path(logSuffix), 0, why}
+			}
+			l.addDamageLocked(v.segments[i-1], missing(v.segments[i-1], next, s.base))
+		}
+		if i > start.index {
 			next = s.base
 		}
 		if s.idx.sparse == nil {
 			s.idx.sparse = &sparse{}
 		}
-		end, good, err := l.scanSegment(s, pos, next, start.gaps)
-		if err != nil {
+		for {
+			end, good, err := l.scanSegment(v, i, pos, next, start)
+			if next = end; err == nil {
+				break
+			}
 			if errors.As(err, new(*ioError)) {
 				return err
 			}
-			return l.cutAt(start, i, good, end, err)
+			if end >= start.durable { // protection: durable bytes are not cut
+				return l.cutAt(start, i, good, end, err)
+			}
+			d, err := l.spoiled(v, i, good, end, start, err)
+			if err != nil {
+				return err
+			}
+			l.addDamageLocked(s, d)
+			pos, next = d.End, d.Next
 		}
-		next = end
 		if i+1 < len(v.segments) {
 			s.finishIndex()
 			l.mu.seals = append(l.mu.seals, sealing{seg: s, next: next, snapshot: l.mu.producers.snapshot()})
 		}
+	}
+	if last := v.segments[len(v.segments)-1]; next < start.durable && start.exact {
+		l.addDamageLocked(last, missing(last, next, start.durable))
+		next = start.durable
 	}
 	l.setEnd(next)
 	return nil
@@ -413,7 +457,8 @@ func (e *ioError) Unwrap() error { return e.err }
 
 // scanSegment folds the batches from pos on. It returns the offset behind the last good
 // batch and the byte position there; err says why it stopped before the end.
-func (l *Log) scanSegment(s *segment, pos, next, gaps int64) (end, good int64, err error) {
+func (l *Log) scanSegment(v *view, i int, pos, next int64, start scanStart) (end, good int64, err error) {
+	s := v.segments[i]
 	file, err := s.pin()
 	if err != nil {
 		return next, pos, &ioError{err}
@@ -434,7 +479,10 @@ func (l *Log) scanSegment(s *segment, pos, next, gaps int64) (end, good int64, e
 			err = b.CheckCRC() // protection: recovery CRC
 		}
 		if err == nil {
-			err = l.follows(b, next, gaps)
+			err = l.follows(b, next, start.gaps)
+		}
+		if err == nil && b.LeaderEpoch() > l.mu.epochs.latest() {
+			err = l.epochStays(v, i, b, sc.pos)
 		}
 		if err != nil {
 			if !isContent(err) {
@@ -465,6 +513,27 @@ func (l *Log) follows(b record.Batch, next, gaps int64) error {
 	}
 	if last := l.mu.epochs.latest(); b.LeaderEpoch() < last {
 		return fmt.Errorf("leader epoch %d after %d: %w", b.LeaderEpoch(), last, errSequence)
+	}
+	return nil
+}
+
+// epochStays says that the leader epoch that begins with the batch b, at pos of segment i, is not taken back by the batch behind it. No CRC
+// covers an epoch, and one that is too high would make all that follows look wrong.
+func (l *Log) epochStays(v *view, i int, b record.Batch, pos int64) error {
+	if pos += int64(b.Size()); pos == v.segments[i].size.Load() {
+		if i, pos = i+1, 0; i == len(v.segments) {
+			return nil
+		}
+	}
+	f, err := v.segments[i].pin()
+	if err != nil {
+		return &ioError{err}
+	}
+	defer v.segments[i].unpin()
+	behind := scanner{file: f, pos: pos, end: v.segments[i].size.Load()}
+	h, err := behind.header()
+	if err == nil && h.BaseOffset() >= b.NextOffset() && h.LeaderEpoch() < b.LeaderEpoch() && h.LeaderEpoch() >= l.mu.epochs.latest() {
+		return fmt.Errorf("leader epoch %d before %d: %w", b.LeaderEpoch(), h.LeaderEpoch(), errSequence)
 	}
 	return nil
 }

@@ -20,8 +20,10 @@ type walk struct {
 	next int64 // offset behind the batch before; at first the segment's base
 	// limit is where the next segment begins: no batch reaches it. MaxInt64 for the last one.
 	limit int64
-	gaps  int64                    // below it offsets may be missing, see scanStart
-	epoch func(offset int64) int32 // leader epoch of an offset, -1 where it is not known; nil: not known
+	// durable is the offset behind a batch behind which there may be anything, because it was the last one that was known to be synced; 0: none.
+	durable int64
+	gaps    int64                    // below it offsets may be missing, see scanStart
+	epoch   func(offset int64) int32 // leader epoch of an offset, -1 where it is not known; nil: not known
 
 	buf []byte // bytes of the file from at on
 	at  int64
@@ -221,7 +223,7 @@ func (w *walk) search(pos int64, n int) (int64, record.Header, error) {
 			continue
 		}
 		behind := at + int64(h.Size())
-		if _, err := w.header(behind); err == nil || behind == w.size {
+		if _, err := w.header(behind); err == nil || behind == w.size || h.NextOffset() == w.durable {
 			return at, h, nil
 		}
 	}

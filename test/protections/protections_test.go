@@ -39,6 +39,8 @@ var protections = []protection{
 		"if s.a.FlushPolicy { // protection: high watermark", "if false {", "./internal/partition/...", "."},
 	{"CRC in recovery", "internal/storage/recover.go",
 		"err = b.CheckCRC() // protection: recovery CRC", "err = nil", "./internal/storage", "TestModel$"},
+	{"recovery cuts nothing that was durable", "internal/storage/recover.go",
+		"if end >= start.durable { // protection: durable bytes are not cut", "if true {", "./internal/storage", "TestRecoveryCutsNothingDurable"},
 	{"sync of what recovery read", "internal/storage/recover.go",
 		"if err := v.segments[i].sync(); err != nil { // protection: recovered sync", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
 	{"journal sync", "internal/storage/journal.go",

@@ -1,0 +1,287 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"moldau/internal/record"
+	"moldau/internal/vfs"
+)
+
+// noteNow has the flushed records written that are due later.
+func noteNow(d *Dir) {
+	d.mu.Lock()
+	d.mu.noteDue = true
+	d.mu.Unlock()
+	d.saveFlushed()
+}
+
+// tailWorld is a log of which a part was synced and written down as such, and a part perhaps not.
+type tailWorld struct {
+	*scrubWorld
+	batches []record.Batch
+	epoch   int32
+}
+
+func (w *tailWorld) appendSome(n int) {
+	w.t.Helper()
+	for range n {
+		if w.rnd.IntN(8) == 0 {
+			w.epoch += 1 + w.rnd.Int32N(3)
+		}
+		b := record.NewBuilder([]record.Codec{record.None, record.Zstd}[w.rnd.IntN(2)])
+		if w.rnd.IntN(3) == 0 {
+			b.ProducerID, b.BaseSequence = int64(len(w.batches)), 0
+		}
+		for range 1 + w.rnd.IntN(3) {
+			value := make([]byte, []int{10, 100, 700, 1500}[w.rnd.IntN(4)])
+			fill(w.rnd, value)
+			b.Add(1000+w.rnd.Int64N(5000), []byte(fmt.Sprint(w.rnd.IntN(20))), value)
+		}
+		out, err := b.Finish()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if _, err := w.l.Append(out, AppendOptions{LeaderEpoch: w.epoch}); err != nil {
+			w.t.Fatal(err)
+		}
+		w.batches = append(w.batches, slices.Clone(out))
+	}
+}
+
+// find is where the n-th batch stands on the disk: the file, and the byte there; "" where it is not whole.
+func (w *tailWorld) find(n int) (name string, at int64) {
+	for _, f := range names(w.t, w.mem, logSuffix) {
+		data, _, err := readFile(w.mem, "/d/log/events-0/"+f, 1<<30)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if i := bytes.Index(data, w.batches[n]); i >= 0 {
+			return "/d/log/events-0/" + f, int64(i)
+		}
+	}
+	return "", 0
+}
+
+// known is what the manifest on the disk says: below which offset everything was synced, and from which on recovery reads.
+func (w *tailWorld) known() (durable, point int64) {
+	m, err := openManifest(w.mem, "/d/meta")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	e := m.entry(w.l.key())
+	if e == nil {
+		return 0, 0
+	}
+	if e.point != nil {
+		point = e.point.offset
+	}
+	return e.durable(), point
+}
+
+// TestRecoveryCutsNothingDurable: the power goes, and a bit of what recovery reads has flipped. Where the batch was known to be synced, the log
+// does not end there: the batch is reported as damage, all others that were synced are there, before and behind it, and it stays so over restarts,
+// scrubs and appends. Where nothing was known, the log may end there, but never before what was.
+func TestRecoveryCutsNothingDurable(t *testing.T) {
+	rounds, below := uint64(150), 0
+	if testing.Short() {
+		rounds = 40
+	}
+	for seed := range rounds {
+		w := &tailWorld{scrubWorld: &scrubWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 11)), mem: vfs.NewMem(), cfg: testConfig()}}
+		w.cfg.SegmentBytes, w.cfg.IndexIntervalBytes = []int64{6000, 20_000, 1 << 20}[w.rnd.IntN(3)], 300
+		w.open()
+		w.appendSome(1 + w.rnd.IntN(20))
+		if w.rnd.IntN(2) == 0 {
+			waitFlushed(t, w.d, w.l)
+			if err := w.l.savePoint(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.appendSome(w.rnd.IntN(20))
+		waitFlushed(t, w.d, w.l)
+		if w.rnd.IntN(3) > 0 {
+			noteNow(w.d)
+		}
+		w.appendSome(w.rnd.IntN(10))
+		old := w.d
+		if w.rnd.IntN(2) == 0 {
+			w.mem = w.mem.Crash(w.rnd)
+		} else {
+			w.mem = w.mem.Clone()
+		}
+		old.Close()
+		durable, point := w.known()
+		var read []int // batches that recovery reads
+		for n, b := range w.batches {
+			if b.BaseOffset() >= point {
+				read = append(read, n)
+			}
+		}
+		if len(read) == 0 {
+			continue
+		}
+		n := read[w.rnd.IntN(len(read))]
+		hit := w.batches[n]
+		name, pos := w.find(n)
+		if name == "" {
+			continue // the power took it
+		}
+		at := w.rnd.Int64N(int64(hit.Size()))
+		if w.rnd.IntN(2) == 0 {
+			at = w.rnd.Int64N(25)
+		}
+		undo := w.flip(name, pos+at, w.rnd.IntN(8))
+		known := hit.BaseOffset() < durable
+		if known {
+			below++
+		}
+		if data, _, _ := readFile(w.mem, name, 1<<30); data[pos+15] != hit[15] || data[pos+14] != hit[14] || data[pos+13] != hit[13] || data[pos+12] != hit[12] {
+			next := ""
+			if n+1 < len(w.batches) {
+				next, _ = w.find(n + 1)
+			}
+			if next == "" || w.batches[n+1].LeaderEpoch() > hit.LeaderEpoch() || n == 0 || w.batches[n-1].LeaderEpoch() < hit.LeaderEpoch() {
+				undo() // an epoch that could have begun there: nothing tells it from the right one
+				known = false
+			}
+		}
+		firstEnd := int64(-1)
+		check := func(when string) {
+			t.Helper()
+			end := w.l.End()
+			if end < durable || w.l.Flushed() != end {
+				t.Fatalf("seed %d, %s: the log ends at %d and is flushed to %d, %d were durable", seed, when, end, w.l.Flushed(), durable)
+			}
+			if firstEnd < 0 {
+				firstEnd = end
+			} else if end < firstEnd {
+				t.Fatalf("seed %d, %s: the log ends at %d, it ended at %d", seed, when, end, firstEnd)
+			}
+			for _, b := range w.batches {
+				if b.BaseOffset() >= end || b.NextOffset() > firstEnd {
+					break
+				}
+				plan, err := w.l.Read(b.BaseOffset(), end, 1, true, 0)
+				if known && (b.BaseOffset() == hit.BaseOffset() || b.BaseOffset() >= durable && b.BaseOffset() < w.l.Damage()[0].Next) {
+					if !errors.Is(err, ErrDamaged) {
+						t.Fatalf("seed %d, %s: batch at %d is damaged at byte %d and gave %v\n%s", seed, when, b.BaseOffset(), at, err, w.log)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatalf("seed %d, %s: offset %d, damaged is %d at %d: %v\n%s", seed, when, b.BaseOffset(), hit.BaseOffset(), at, err, w.log)
+				}
+				if got, _, err := planBatches(plan); err != nil || !bytes.Equal(got, b) {
+					t.Fatalf("seed %d, %s: offset %d gives other bytes (%v)\n%s", seed, when, b.BaseOffset(), err, w.log)
+				}
+			}
+			if got := w.l.Damage(); known != (len(got) == 1) || known && (got[0].First != hit.BaseOffset() || got[0].Next < hit.NextOffset() || got[0].Next > hit.NextOffset() && hit.NextOffset() < durable) {
+				t.Fatalf("seed %d, %s: batch %d to %d was hit at byte %d, durable was %d, the log has\n%v", seed, when, hit.BaseOffset(), hit.LastOffset(), at, durable, got)
+			}
+		}
+		w.open()
+		check("opened")
+		if known != strings.Contains(w.log.String(), "damage on the disk: records cannot be read") {
+			t.Fatalf("seed %d: known %v, the log says\n%s", seed, known, w.log)
+		}
+		w.mem = w.mem.Crash(w.rnd)
+		w.d.Close()
+		w.open()
+		check("after another power loss")
+		w.pass()
+		check("after a scrub")
+		a, err := w.l.Append(batch(t, "later"), AppendOptions{LeaderEpoch: w.epoch + 1})
+		if err != nil || a.BaseOffset < durable {
+			t.Fatalf("seed %d: the next record got offset %d of %d durable ones (%v)", seed, a.BaseOffset, durable, err)
+		}
+		waitFlushed(t, w.d, w.l)
+		mustClose(t, w.d)
+		w.open()
+		check("after a clean stop")
+		mustClose(t, w.d)
+	}
+	if below < int(rounds)/5 {
+		t.Errorf("only in %d rounds of %d what was durable was hit", below, rounds)
+	}
+}
+
+// TestDurableEndOutlivesItsBytes: the end of a file is gone, and with it records that were known to be synced. Their offsets are not given to others.
+func TestDurableEndOutlivesItsBytes(t *testing.T) {
+	for _, cut := range []string{"between batches", "within a batch", "all"} {
+		mem := vfs.NewMem()
+		w := &scrubWorld{t: t, rnd: rand.New(rand.NewPCG(1, 1)), mem: mem, cfg: testConfig()}
+		w.open()
+		fillLog(t, w.d, w.l, 10)
+		noteNow(w.d)
+		name := w.l.view.Load().segments[0].path(logSuffix)
+		size := w.l.view.Load().segments[0].size.Load()
+		w.mem = mem.Clone()
+		w.d.Close()
+		f, err := w.mem.Open(name, vfs.ReadWrite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := map[string]int64{"between batches": size / 10 * 7, "within a batch": size/10*7 + 30, "all": 0}[cut]
+		first := map[string]int64{"between batches": 7, "within a batch": 7, "all": 0}[cut]
+		if err := f.Truncate(left); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			w.open()
+			if got := w.l.Damage(); w.l.End() != 10 || len(got) != 1 || got[0].First != first || got[0].Next != 10 {
+				t.Fatalf("%s: the log ends at %d, damage %v", cut, w.l.End(), got)
+			}
+			if _, err := w.l.Read(first, w.l.End(), 1, true, 0); !errors.Is(err, ErrDamaged) {
+				t.Errorf("%s: offset %d gives %v", cut, first, err)
+			}
+			w.pass()
+			w.mem = w.mem.Clone()
+			w.d.Close()
+		}
+		if err := w.mem.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.mem.Remove("/d/log/events-0/" + segmentFile(10, logSuffix)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := OpenDir(Options{FS: w.mem, Path: "/d/log", MetaDir: "/d/meta"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.OpenLog(testTP, testID, w.cfg, func() {}); !errors.As(err, new(*CorruptionError)) {
+			t.Errorf("%s: without any segment it opened with %v", cut, err)
+		}
+		mustClose(t, d)
+	}
+}
+
+// TestTruncationCutsNothingElse: a truncation reads what it leaves. A bad batch there is damage; it does not make the cut deeper.
+func TestTruncationCutsNothingElse(t *testing.T) {
+	w := &scrubWorld{t: t, rnd: rand.New(rand.NewPCG(1, 1)), mem: vfs.NewMem(), cfg: testConfig()}
+	w.open()
+	fillLog(t, w.d, w.l, 10)
+	s := w.l.view.Load().segments[0]
+	w.flip(s.path(logSuffix), s.size.Load()/10*4+100, 1)
+	if err := w.l.Truncate(8); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if got := w.l.Damage(); w.l.End() != 8 || len(got) != 1 || got[0].First != 4 || got[0].Next != 5 {
+			t.Fatalf("the log ends at %d, damage %v", w.l.End(), got)
+		}
+		for offset := range int64(8) {
+			if _, err := w.l.Read(offset, 8, 1, true, 0); (offset == 4) != errors.Is(err, ErrDamaged) || offset != 4 && err != nil {
+				t.Errorf("offset %d gives %v", offset, err)
+			}
+		}
+		mustClose(t, w.d)
+		w.open()
+	}
+	mustClose(t, w.d)
+}
