@@ -209,7 +209,12 @@ func (l *Log) close() error {
 	var err error
 	if len(v.segments) > 0 && l.dir.offline() == nil {
 		v.segments[len(v.segments)-1].finishIndex()
-		err = l.savePointFiles()
+		l.mu.Lock()
+		err = l.mendLocked(v.segments[len(v.segments)-1]) // Kafka believes a clean stop and reads to the end of the file
+		l.mu.Unlock()
+		if err == nil {
+			err = l.savePointFiles()
+		}
 		if err == nil {
 			err = l.writeEndSnapshot(v)
 		}

@@ -343,6 +343,9 @@ func (m *model) restart() error {
 		kept = m.safe
 	}
 	m.safe = max(m.safe, kept)
+	if err := wantClean(m.mem, "/data/log", "/data/meta"); err != nil {
+		return err
+	}
 	if err := m.open(); err != nil {
 		return fmt.Errorf("open after restart: %w", err)
 	}

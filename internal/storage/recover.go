@@ -190,7 +190,9 @@ func (l *Log) load(entry *manifestEntry) error {
 	} else if v.logStart > l.End() {
 		return &CorruptionError{l.path, 0, fmt.Errorf("%w: the log ends at offset %d and begins at %d", ErrMissing, l.End(), v.logStart)}
 	}
-	l.mu.epochs.cutHead(l.Start())
+	if l.mu.epochs.cutHead(l.Start()) {
+		l.mu.epochsGen++
+	}
 	if err := l.dropSnapshots(infos); err != nil {
 		return err
 	}

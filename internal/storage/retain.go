@@ -127,7 +127,12 @@ func (l *Log) makeRoom(gone []*segment) (bytes int64, err error) {
 			return bytes, err
 		}
 		defer s.unpin()
-		if err := errors.Join(l.removeFiles(s), l.dir.fs.SyncDir(l.path)); err != nil {
+		// The batches go first: without its transaction index a segment would show what was aborted.
+		err := errors.Join(l.dir.fs.Remove(s.path(logSuffix)), l.dir.fs.SyncDir(l.path))
+		if err == nil {
+			err = errors.Join(l.removeFiles(s), l.dir.fs.SyncDir(l.path))
+		}
+		if err != nil {
 			return bytes, l.dir.fence(err)
 		}
 		l.mu.Lock()
