@@ -22,6 +22,7 @@ const (
 	exitOK      = 0
 	exitFailure = 1
 	exitUsage   = 2
+	exitFound   = 3   // log check: something is wrong with the files
 	exitSignal  = 128 // plus the signal's number: 130 after Ctrl-C, 141 after a broken pipe
 )
 
@@ -112,6 +113,10 @@ func Main(app App, args []string) int {
 	if errors.As(err, &usage) {
 		return exitUsage
 	}
+	var found *foundError
+	if errors.As(err, &found) {
+		return exitFound
+	}
 	return exitFailure
 }
 
@@ -164,8 +169,8 @@ func newRoot(app *App) *cobra.Command {
 		Short: "An event streaming broker that speaks Kafka's protocol, and its tools",
 		Long: "Moldau is an event streaming broker that speaks Apache Kafka's protocol.\n" +
 			"The commands below talk to Moldau and to Apache Kafka alike.\n\n" +
-			"Exit codes: 0 success, 1 failure, 2 wrong command line, 128 and the signal's number after a\n" +
-			"signal (130 after Ctrl-C). Results are on standard output, all else on standard error; with\n" +
+			"Exit codes: 0 success, 1 failure, 2 wrong command line, 3 damage found by log check, 128 and the\n" +
+			"signal's number after a signal (130 after Ctrl-C). Results are on standard output, all else on standard error; with\n" +
 			"-o json results are JSON. A first look at everything: moldau demo.",
 		Example:           rootExample(app),
 		Version:           version(),

@@ -10,7 +10,7 @@ import (
 func newLog(c *command) *cobra.Command {
 	group := &cobra.Command{Use: "log", Short: "Look into log directories"}
 	asGroup(group)
-	group.AddCommand(newLogDump(c))
+	group.AddCommand(newLogDump(c), newLogCheck(c), newLogRepair(c))
 	if c.AdoptDir != nil {
 		group.AddCommand(newLogAdopt(c))
 	}

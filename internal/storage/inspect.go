@@ -277,3 +277,18 @@ func SortFindings(all []Finding) {
 		return int(min(1, max(-1, a.Pos-b.Pos)))
 	})
 }
+
+// ManifestOf finds the directory of the manifest that speaks of a log dir; "" if there is none. metaDir is the metadata directory where it is
+// known, else "": then it is looked for where a broker has it unless it is told otherwise, inside the log dir or beside it.
+func ManifestOf(fsys vfs.FS, logDir, metaDir string) string {
+	places := []string{metaDir}
+	if metaDir == "" {
+		places = []string{path.Join(logDir, ".moldau"), path.Join(path.Dir(logDir), "meta")}
+	}
+	for _, dir := range places {
+		if exists(fsys, path.Join(dir, manifestFile)) {
+			return dir
+		}
+	}
+	return ""
+}
