@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -61,7 +60,7 @@ func newLogRepair(c *command) *cobra.Command {
 			"transaction indexes, producer snapshots, leader-epoch-checkpoint. Each is written beside the old one, synced and renamed.\n\n" +
 			"No batch is changed, moved or deleted. A torn end is set aside by the broker's next start, into the quarantine of its\n" +
 			"metadata directory. Damaged records cannot be repaired from what is there: a broker serves what is before and behind them.\n\n" +
-			"Say --dry-run first: it prints the same, changes nothing and needs no lock. On a terminal the command asks before it\n" +
+			"Say --dry-run first: it prints the same and changes nothing. On a terminal the command asks before it\n" +
 			"writes. Elsewhere it wants --yes. The exit code is 3 if something is left that cannot be repaired.",
 		Example: "  moldau log repair --dry-run moldau-data\n  moldau log repair moldau-data\n  moldau log repair --yes /var/lib/kafka",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -193,22 +192,20 @@ func hasFile(dir, name string) bool {
 // check looks at what t names and gives every finding to each, those of a partition together and in order.
 func (k *logChecker) check(ctx context.Context, t checkTarget, each func(storage.Finding) error) error {
 	live := false
-	if !k.dryRun {
-		lock, err := storage.LockExisting(k.fs, t.logDir)
-		var held *vfs.LockedError
-		switch {
-		case errors.As(err, &held) && k.exclusive:
-			return &failure{cause: "a broker has the directory", value: held.Error(), help: "stop it first, or say --dry-run", err: err}
-		case errors.As(err, &held):
-			live = true
-			k.note("%s: the last segment of each partition is not looked at", held.Error())
-		case err != nil && k.exclusive:
-			return &failure{cause: "the directory cannot be locked", value: err.Error(), err: err}
-		case errors.Is(err, fs.ErrPermission), err != nil:
-			k.note("the directory cannot be locked (%s): if a broker has it, what is found may be what the broker is doing", oneLine(err))
-		case lock != nil:
-			defer lock.Close()
-		}
+	lock, err := storage.LockExisting(k.fs, t.logDir)
+	var held *vfs.LockedError
+	switch {
+	case errors.As(err, &held) && k.exclusive:
+		return &failure{cause: "a broker has the directory", value: held.Error(), help: "stop it first, or say --dry-run", err: err}
+	case errors.As(err, &held):
+		live = true
+		k.note("%s: the last segment of each partition is not looked at", held.Error())
+	case err != nil && k.exclusive:
+		return &failure{cause: "the directory cannot be locked", value: err.Error(), err: err}
+	case err != nil:
+		k.note("the directory cannot be locked (%s): if a broker has it, what is found may be what the broker is doing", oneLine(err))
+	case lock != nil:
+		defer lock.Close()
 	}
 	x, err := storage.NewInspection(k.fs, t.logDir, storage.ManifestOf(k.fs, t.logDir, t.metaDir), live)
 	if err != nil {

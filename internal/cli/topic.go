@@ -316,7 +316,7 @@ func (c *command) confirm(yes bool, what string) error {
 	fmt.Fprintf(c.Stderr, "%s? [y/N] ", upperFirst(what))
 	answer, err := bufio.NewReader(c.Stdin).ReadString('\n')
 	if a := strings.ToLower(strings.TrimSpace(answer)); err != nil || a != "y" && a != "yes" {
-		return &failure{cause: "nothing was deleted"}
+		return &failure{cause: "nothing was done"}
 	}
 	return nil
 }

@@ -285,3 +285,108 @@ func TestTruncationCutsNothingElse(t *testing.T) {
 	}
 	mustClose(t, w.d)
 }
+
+// TestScrubReadsTheLastSegment: a partition that nobody writes to never closes its last segment. What is flushed of it is read too; a damaged
+// one is closed, appends go on behind it, and a restart knows.
+func TestScrubReadsTheLastSegment(t *testing.T) {
+	for seed := range uint64(30) {
+		w := &tailWorld{scrubWorld: &scrubWorld{t: t, rnd: rand.New(rand.NewPCG(seed, 12)), mem: vfs.NewMem(), cfg: testConfig()}}
+		w.cfg.SegmentBytes, w.cfg.IndexIntervalBytes = 1<<20, 300
+		w.open()
+		w.appendSome(2 + w.rnd.IntN(20))
+		waitFlushed(t, w.d, w.l)
+		w.pass()
+		if got := w.l.Damage(); len(got) > 0 || w.l.Segments() != 1 {
+			t.Fatalf("seed %d: nothing is damaged, the scrub says %v", seed, got)
+		}
+		n := w.rnd.IntN(len(w.batches))
+		hit := w.batches[n]
+		name, pos := w.find(n)
+		w.flip(name, pos+[]int64{7, 9, 16, 60}[w.rnd.IntN(4)], w.rnd.IntN(8))
+		f, err := w.mem.Open(name, vfs.ReadWrite)
+		if err == nil {
+			err = f.Sync()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.pass()
+		check := func(when string) {
+			t.Helper()
+			got := w.l.Damage()
+			if len(got) != 1 || got[0].First != hit.BaseOffset() || got[0].Next != hit.NextOffset() || w.l.Segments() != 2 {
+				t.Fatalf("seed %d, %s: batch at %d, found %v in %d segments", seed, when, hit.BaseOffset(), got, w.l.Segments())
+			}
+			for _, b := range w.batches {
+				plan, err := w.l.Read(b.BaseOffset(), w.l.End(), 1, true, 0)
+				if b.BaseOffset() == hit.BaseOffset() {
+					if !errors.Is(err, ErrDamaged) {
+						t.Fatalf("seed %d, %s: %v", seed, when, err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatalf("seed %d, %s: offset %d: %v", seed, when, b.BaseOffset(), err)
+				}
+				if got, _, err := planBatches(plan); err != nil || !bytes.HasPrefix(got, b) {
+					t.Fatalf("seed %d, %s: offset %d gives other bytes (%v)", seed, when, b.BaseOffset(), err)
+				}
+			}
+		}
+		check("found")
+		w.appendSome(3)
+		waitFlushed(t, w.d, w.l)
+		check("appended")
+		if seed%2 == 0 {
+			mustClose(t, w.d)
+		} else {
+			old := w.d
+			w.mem = w.mem.Crash(w.rnd)
+			old.Close()
+		}
+		w.open()
+		check("after a restart")
+		mustClose(t, w.d)
+	}
+}
+
+// TestScrubLooksAtDerivedFiles: a transaction index that is not what was written is written again, and a producer snapshot that cannot be
+// read is set aside. What both say is what it was.
+func TestScrubLooksAtDerivedFiles(t *testing.T) {
+	mem := sampleDir(t)
+	txn, snapshot := names(t, mem, txnSuffix)[0], names(t, mem, snapshotSuffix)[0]
+	d, l := open(t, mem, testConfig())
+	d.scrubber.mu.rate = 1 << 40
+	before, _, err := readFile(mem, "/d/log/events-0/"+txn, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &scrubWorld{t: t, mem: mem, d: d, l: l}
+	d.scrubber.pass(0)
+	if n := d.ScrubStats().Indexes; n != 0 {
+		t.Fatalf("nothing is wrong, %d files were put in order", n)
+	}
+	w.flip("/d/log/events-0/"+txn, 17, 0)
+	w.flip("/d/log/events-0/"+snapshot, 20, 0)
+	for range 2 {
+		d.scrubber.pass(0)
+		after, _, err := readFile(mem, "/d/log/events-0/"+txn, 1<<20)
+		if err != nil || !bytes.Equal(before, after) {
+			t.Errorf("the transaction index is %x, was %x (%v)", after, before, err)
+		}
+		if n := d.ScrubStats().Indexes; n != 2 || exists(mem, "/d/log/events-0/"+snapshot) || !exists(mem, "/d/meta/quarantine/events-0."+snapshot) {
+			t.Errorf("%d files were put in order", n)
+		}
+	}
+	mustClose(t, d)
+	// A wrong entry that was there at the start is in memory too. It is told.
+	w.flip("/d/log/events-0/"+txn, 17, 0)
+	w.mem = mem
+	w.cfg = testConfig()
+	w.open()
+	w.d.scrubber.pass(0)
+	if !strings.Contains(w.log.String(), "transaction index does not fit its segment") {
+		t.Errorf("nothing was told:\n%s", w.log)
+	}
+	mustClose(t, w.d)
+}

@@ -13,8 +13,8 @@ import (
 	"moldau/internal/vfs"
 )
 
-// scrubber is the one goroutine that reads the closed segments of a log dir, so that damage on the disk is found before a
-// consumer finds it. It reads slowly and one piece at a time, and drops from the page cache what it alone has brought there. A
+// scrubber is the one goroutine that reads the segments of a log dir, so that damage on the disk is found before a
+// consumer finds it: closed ones, and of the last one what is below Flushed. It reads slowly and one piece at a time, and drops from the page cache what it alone has brought there. A
 // pass begins at a random log, because how far it came is forgotten when the broker stops; what it found is not.
 //
 // A segment that nobody reads is read from the disk. Of one that is in the page cache the cached bytes are checked, which
@@ -53,7 +53,7 @@ type ScrubStats struct {
 	ReadBytes int64   // of segments
 	Segments  int64   // that were checked
 	Passes    int64   // that ended
-	Indexes   int64   // that did not fit their segment and were made anew
+	Indexes   int64   // and other derived files that did not fit their segment and were put in order
 	Progress  float64 // of the pass under way, 0 to 1; 1 between passes
 }
 
@@ -61,7 +61,7 @@ func newScrubber(d *Dir) *scrubber {
 	return &scrubber{dir: d, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 }
 
-// Scrub begins to check the closed segments in the background at a rate in bytes per second, or changes the rate; 0 suspends it.
+// Scrub begins to check the segments in the background at a rate in bytes per second, or changes the rate; 0 suspends it.
 func (d *Dir) Scrub(bytesPerSecond int64) {
 	s := d.scrubber
 	s.mu.Lock()
@@ -158,7 +158,7 @@ func (s *scrubber) lookAtSuspects() {
 	}
 }
 
-// pass checks every closed segment once, from the start-th log on, and reports whether it came to the end.
+// pass checks every segment once, from the start-th log on, and reports whether it came to the end.
 func (s *scrubber) pass(start int) bool {
 	logs := s.dir.allLogs()
 	total, done := int64(0), int64(0)
@@ -190,7 +190,7 @@ func (s *scrubber) progress(share float64) {
 	s.mu.stats.Progress = min(share, 1)
 }
 
-// segment checks one segment, unless it is the last one of its log or has left it. It reports false if the scrubber is to stop.
+// segment checks one segment, unless nothing of it is flushed or it has left its log. It reports false if the scrubber is to stop.
 func (s *scrubber) segment(l *Log, seg *segment) bool {
 	err := s.check(l, seg)
 	switch {
@@ -207,13 +207,17 @@ func (s *scrubber) segment(l *Log, seg *segment) bool {
 	return true
 }
 
-// errNotClosed says that the segment is the last one of its log, or has left it.
-var errNotClosed = errors.New("the segment is not a closed one of its log")
+// errNotClosed says that there is nothing in the segment that has to stay as it is.
+var errNotClosed = errors.New("the segment has left its log, or nothing of it is flushed")
 
 func (s *scrubber) check(l *Log, seg *segment) error {
 	v := l.view.Load()
 	i := slices.Index(v.segments, seg)
-	if i < 0 || i == len(v.segments)-1 || v.segments[i+1].base <= v.logStart {
+	safe := l.safe.Load()
+	if i < 0 || i < len(v.segments)-1 && v.segments[i+1].base <= v.logStart {
+		return errNotClosed
+	}
+	if i == len(v.segments)-1 && (safe.seg != seg || safe.pos == 0) {
 		return errNotClosed
 	}
 	// An index that is only in memory yet is written first, so that there is one to compare, and so that what is wrong with it is mended.
@@ -227,11 +231,15 @@ func (s *scrubber) check(l *Log, seg *segment) error {
 	f.Advise(0, 0, vfs.Random) // else the kernel reads ahead, and what it has read would look as if others needed it
 	polite := &politeFile{File: f, s: s}
 	w := l.walkOf(v, i, polite)
+	if i == len(v.segments)-1 {
+		// What is flushed changes only by a truncation, and scrubbed looks again.
+		w.size, w.limit = safe.pos, safe.offset
+	}
 	var found damages
-	index := newIndexCheck(seg) // after the point: what one writes later would look wrong
+	index, txns := newIndexCheck(seg), newTxnCheck(seg.base) // after the point: what one writes later would look wrong
 	err = w.run(func(h record.Header, pos int64) error {
 		index.batch(h, pos)
-		return nil
+		return txns.batch(polite, h, pos)
 	}, func(d Damage) error {
 		d.File = seg.path(logSuffix)
 		found = append(found, d)
@@ -245,16 +253,16 @@ func (s *scrubber) check(l *Log, seg *segment) error {
 	if !saved {
 		index = nil
 	}
-	return l.scrubbed(seg, found, index)
+	return l.scrubbed(seg, found, index, txns)
 }
 
 // scrubbed makes known what a check has found, if it still is so: the log may have changed under the check.
-func (l *Log) scrubbed(seg *segment, found damages, index *indexCheck) error {
+func (l *Log) scrubbed(seg *segment, found damages, index *indexCheck, txns *txnCheck) error {
 	l.files.Lock()
 	defer l.files.Unlock()
 	v := l.view.Load()
 	i := slices.Index(v.segments, seg)
-	if i < 0 || i == len(v.segments)-1 || seg.retired() {
+	if i < 0 || seg.retired() {
 		return errNotClosed
 	}
 	confirmed := found[:0]
@@ -266,10 +274,30 @@ func (l *Log) scrubbed(seg *segment, found damages, index *indexCheck) error {
 	if err := l.setDamage(seg, confirmed); err != nil { // protection: damage is made known
 		return err
 	}
+	if i == len(v.segments)-1 {
+		if len(confirmed) == 0 || l.Err() != nil {
+			return nil // its index is in memory
+		}
+		l.mu.Lock()
+		err := l.closeDamagedLocked()
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		return l.savePointFiles()
+	}
 	if index == nil || l.dir.offline() != nil {
 		return nil
 	}
-	return l.mendIndex(seg, index)
+	if err := l.mendIndex(seg, index); err != nil {
+		return err
+	}
+	if len(confirmed) == 0 {
+		if err := l.mendTxnIndex(seg, v.segments[i+1].base, txns); err != nil {
+			return err
+		}
+	}
+	return l.mendSnapshot(v.segments[i+1].base)
 }
 
 // saveIndex writes the index files of a rolled segment, if no point has done so yet, and says whether they are there.
@@ -302,11 +330,7 @@ func (l *Log) mendIndex(seg *segment, index *indexCheck) error {
 	seg.idx.sparse = nil // it is read from the files again
 	seg.idx.known = false
 	seg.idx.Unlock()
-	s := l.dir.scrubber
-	s.mu.Lock()
-	s.mu.stats.Indexes++
-	s.mu.Unlock()
-	return nil
+	return l.mended(nil)
 }
 
 // pay waits for as long as n bytes take at the rate in force. errInterrupted: the scrubber is to stop, or not to work now.
