@@ -167,7 +167,7 @@ var (
 	dirtyDesc      = prometheus.NewDesc("moldau_compaction_dirty_ratio_max", "Largest share of bytes never compacted of a log that is to be compacted.", nil, nil)
 	uncleanDesc    = prometheus.NewDesc("moldau_uncleanable_partitions", "Partitions whose compaction failed; they are left alone until a restart.", nil, nil)
 	damagedDesc    = prometheus.NewDesc("moldau_log_damaged_segments", "Segments of a partition with damage on the disk; their damaged records cannot be read.", []string{"topic", "partition"}, nil)
-	scrubByDesc    = prometheus.NewDesc("moldau_scrub_bytes_total", "Bytes of closed segments that the scrub has read.", nil, nil)
+	scrubByDesc    = prometheus.NewDesc("moldau_scrub_bytes_total", "Bytes of segments that the scrub has read.", nil, nil)
 	scrubSegDesc   = prometheus.NewDesc("moldau_scrub_segments_total", "Closed segments that the scrub has checked.", nil, nil)
 	scrubDesc      = prometheus.NewDesc("moldau_scrub_passes_total", "Passes of the scrub over all logs that have ended.", nil, nil)
 	scrubIndexDesc = prometheus.NewDesc("moldau_scrub_mended_indexes_total", "Indexes that did not fit their segment and were made anew.", nil, nil)

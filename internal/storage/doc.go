@@ -49,7 +49,7 @@
 //
 // Retention and compaction have one goroutine each per log dir (housekeeper, cleaner). They
 // take nothing from the log but by replacing its immutable list of segments. A third one (scrubber)
-// reads the closed segments and takes nothing at all.
+// reads what is flushed and takes nothing at all.
 //
 // One mutex per Log orders appends, rolls and truncation. Readers take no lock that
 // an append holds over I/O: they read an immutable list of segments and atomic marks.

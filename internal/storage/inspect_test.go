@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"moldau/internal/record"
@@ -339,5 +340,32 @@ func TestInspectionNamesEachKind(t *testing.T) {
 			}
 			mustClose(t, d)
 		})
+	}
+}
+
+// TestBatchesGoBeforeTheirTransactionIndex: a crash while segments of a full disk are being removed leaves no batches without what says which of them
+// were aborted.
+func TestBatchesGoBeforeTheirTransactionIndex(t *testing.T) {
+	for stop := range 5 {
+		mem := sampleDir(t)
+		removed := 0
+		disk := vfs.NewFault(mem, func(op vfs.Op) error {
+			if op.Kind != vfs.OpRemove || path.Dir(op.Name) != "/d/log/events-0" {
+				return nil
+			}
+			if removed++; removed > stop {
+				return syscall.EIO
+			}
+			return nil
+		})
+		d, l := open(t, disk, testConfig())
+		first := l.view.Load().segments[0]
+		l.files.Lock()
+		_, err := l.makeRoom(l.view.Load().segments[:1])
+		l.files.Unlock()
+		if exists(mem, first.path(logSuffix)) && !exists(mem, first.path(txnSuffix)) {
+			t.Errorf("after %d removals the batches are there without their transaction index (%v)", stop, err)
+		}
+		d.Close()
 	}
 }
