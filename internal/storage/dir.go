@@ -184,6 +184,10 @@ func (d *Dir) load() error {
 	if d.manifest, err = openManifest(d.fs, d.opts.ManifestDir); err != nil {
 		return &metaError{err}
 	}
+	if d.manifest.lost > 0 {
+		d.log.Error("manifest is damaged: what some records said of partitions is lost, all others count. Look at the disk, and check the partitions with moldau log check",
+			"bytes", d.manifest.lost, "copy", path.Join(d.opts.ManifestDir, damagedManifestFile))
+	}
 	if err := d.journal.replay(); err != nil {
 		return fmt.Errorf("journal of log dir %s: %w", d.path, err)
 	}

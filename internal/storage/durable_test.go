@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -389,4 +390,72 @@ func TestScrubLooksAtDerivedFiles(t *testing.T) {
 		t.Errorf("nothing was told:\n%s", w.log)
 	}
 	mustClose(t, w.d)
+}
+
+// TestManifestOutlivesADamagedRecord: one bit of the manifest flips. All that its other records say goes on to hold: a partition that has data is not
+// taken for an empty one.
+func TestManifestOutlivesADamagedRecord(t *testing.T) {
+	for seed := range uint64(40) {
+		rnd := rand.New(rand.NewPCG(seed, 13))
+		mem := vfs.NewMem()
+		d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const partitions = 6
+		tp := func(n int) TopicPartition { return TopicPartition{"events", int32(n)} }
+		for n := range partitions {
+			l, err := d.OpenLog(tp(n), testID, testConfig(), func() {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fillLog(t, d, l, 3+n)
+			l.SetCommitted(l.End())
+			if err := l.RaiseStart(2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustClose(t, d)
+		w := &scrubWorld{t: t, mem: mem}
+		data, _, err := readFile(mem, "/d/meta/manifest", 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := rnd.Int64N(int64(len(data)))
+		w.flip("/d/meta/manifest", at, rnd.IntN(8))
+		m := &manifest{}
+		m.mu.entries = map[partitionKey]*manifestEntry{}
+		if _, err := eachFrame(data, func(pos int64, body []byte) error {
+			if at < pos || at >= pos+manifestFrameBytes+int64(len(body)) {
+				return m.apply(body)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := openManifest(mem, "/d/meta")
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if err := again.close(); err != nil {
+			t.Fatal(err)
+		}
+		for n := range partitions {
+			key := partitionKey{testID, int32(n)}
+			want, got := m.mu.entries[key], again.entry(key)
+			if !reflect.DeepEqual(want, got) {
+				t.Fatalf("seed %d: byte %d of %d: of partition %d it says %+v, want %+v", seed, at, len(data), n, got, want)
+			}
+		}
+		if d, err = OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta"}); err != nil {
+			t.Fatal(err)
+		}
+		for n := range partitions {
+			l, err := d.OpenLog(tp(n), testID, testConfig(), func() {})
+			if err != nil || l.End() != int64(3+n) {
+				t.Fatalf("seed %d: partition %d opens with %v, or ends at %d", seed, n, err, l.End())
+			}
+		}
+		mustClose(t, d)
+	}
 }

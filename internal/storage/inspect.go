@@ -71,6 +71,7 @@ type Inspection struct {
 	metaDir  string // "": no manifest
 	manifest map[partitionKey]*manifestEntry
 	root     []Finding // that were made when it was opened
+	journal  bool      // there is one: before it is written into the logs, their last bytes need not be there
 
 	read atomic.Int64
 }
@@ -79,6 +80,11 @@ type Inspection struct {
 // broker has the log dir: then the last segment of each partition, and what may change under the inspection, is left out.
 func NewInspection(fsys vfs.FS, dir, metaDir string, live bool) (*Inspection, error) {
 	x := &Inspection{fs: fsys, dir: dir, metaDir: metaDir, live: live, cleanly: StoppedCleanly(fsys, dir)}
+	infos, err := fsys.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	x.journal = slices.ContainsFunc(infos, func(i vfs.Info) bool { return strings.HasPrefix(i.Name, JournalName) })
 	if metaDir != "" {
 		if err := x.readManifest(); err != nil {
 			return nil, err
@@ -136,29 +142,23 @@ func (x *Inspection) readManifest() error {
 	}
 	m := &manifest{}
 	m.mu.entries = map[partitionKey]*manifestEntry{}
-	end, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) })
+	end, _ := eachFrame(data, func(int64, []byte) error { return nil })
+	lost, err := m.applyAll(data)
 	switch {
 	case err != nil:
 		x.root = append(x.root, Finding{Damaged, name, end, 0, 0, err.Error(), "it was written by a newer version, or is damaged; " +
 			"move it away and the next start reads every batch, as without a recovery point", nil})
-	case end < int64(len(data)) && anotherFrame(data[end+1:]):
-		x.root = append(x.root, Finding{Damaged, name, end, 0, 0, "a record is damaged, and there are whole ones behind it, which a start does not see",
-			"keep a copy of the file before the next start; it reads more batches than it would have to, and does not know of partitions without a directory", nil})
+	case lost > 0 && x.cleanly:
+		x.root = append(x.root, Finding{Damaged, name, end, 0, 0, fmt.Sprintf("%d bytes in the middle are damaged: what these records said is lost", lost),
+			"look at the disk; the next start goes by all other records and keeps a copy of the file as " + damagedManifestFile, nil})
+	case lost > 0:
+		x.root = append(x.root, Finding{Note, name, end, 0, 0, fmt.Sprintf("%d bytes in the middle are no whole records: damage, or writes that a power loss cut off", lost),
+			"nothing, after a power loss; the next start goes by all other records and keeps a copy of the file as " + damagedManifestFile, nil})
 	case end < int64(len(data)):
 		x.root = append(x.root, Finding{Note, name, end, 0, 0, fmt.Sprintf("%d bytes at the end are no whole record: a write that a crash cut off", int64(len(data))-end), "nothing: the next start removes them", nil})
 	}
 	x.manifest = m.mu.entries
 	return nil
-}
-
-// anotherFrame looks for a whole record of a manifest.
-func anotherFrame(data []byte) bool {
-	for i := range data {
-		if end, err := eachFrame(data[i:], func(int64, []byte) error { return errInterrupted }); err != nil && end == 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // entryOf is what the manifest says of a partition, or nil.
@@ -187,7 +187,7 @@ func (x *Inspection) Root(found func(Finding)) error {
 			partitions = partitions || tp.Topic != kafkaMetadataTopic
 			continue
 		}
-		if what := rootLeftover(info); what != "" {
+		if what := rootLeftover(info); what != "" && !(x.live && strings.HasPrefix(info.Name, JournalName)) {
 			found(Finding{Note, path.Join(x.dir, info.Name), -1, 0, 0, what, "nothing", nil})
 		}
 	}
@@ -232,6 +232,8 @@ func rootLeftover(info vfs.Info) string {
 		return "a partition that Kafka was moving between log dirs; Moldau leaves it alone"
 	case info.IsDir && strings.HasSuffix(info.Name, "-stray"):
 		return "a partition that belongs to no topic; it is left alone"
+	case strings.HasPrefix(info.Name, JournalName):
+		return "the journal of a broker that was not stopped; the next start writes what it holds into the logs, whose last records may be missing until then"
 	case strings.HasSuffix(info.Name, ".tmp"):
 		return "a file that a crash left half written; the next write of it takes its place"
 	}

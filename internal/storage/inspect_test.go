@@ -284,7 +284,7 @@ func TestInspectionNamesEachKind(t *testing.T) {
 		{"identity", patch("/d/log/"+metaPropertiesFile, cut(12)), Damaged, "/d/log/" + metaPropertiesFile, "", false},
 		{"no identity", remove("/d/log/" + metaPropertiesFile), Damaged, "/d/log/" + metaPropertiesFile, "it is not there", false},
 		{"checkpoint", patch("/d/log/"+recoveryPointFile, xor(0)), Stale, "/d/log/" + recoveryPointFile, "it cannot be read", false},
-		{"manifest", patch("/d/meta/"+manifestFile, xor(10)), Damaged, "/d/meta/" + manifestFile, "a record is damaged", false},
+		{"manifest", patch("/d/meta/"+manifestFile, xor(10)), Damaged, "/d/meta/" + manifestFile, "bytes in the middle are damaged", false},
 		{"manifest, torn", patch("/d/meta/"+manifestFile, more("torn")), Note, "/d/meta/" + manifestFile, "no whole record", false},
 		{"left over: deleted", create(part + segmentFile(99, logSuffix) + deletedSuffix), Note, part + segmentFile(99, logSuffix) + deletedSuffix, "has left the log", false},
 		{"left over: swap", create(part + segmentFile(0, logSuffix) + swapSuffix), Note, part + segmentFile(0, logSuffix) + swapSuffix, "a compaction was interrupted", false},

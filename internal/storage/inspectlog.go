@@ -184,6 +184,12 @@ func (p *partitionInspection) settle() {
 	at := p.x.recovery[p.tp]
 	if e != nil {
 		at = e.durable()
+		if p.x.journal { // what was flushed behind the point may stand in the journal only
+			at = 0
+			if e.point != nil {
+				at = e.point.offset
+			}
+		}
 		p.gaps = e.cleaned.gaps
 	}
 	last := p.segments[len(p.segments)-1]

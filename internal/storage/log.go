@@ -659,6 +659,7 @@ func (l *Log) endTail(t tail, durable bool) {
 	defer l.mu.Unlock()
 	if durable && l.Flushed() < t.to.offset {
 		l.safe.Store(t.to)
+		l.dir.noteFlushed(l)
 	}
 }
 

@@ -27,18 +27,20 @@ import (
 // 6, damaged: all ranges of the partition's files that were found damaged. kind 7, cut: the sequence of the journal's newest
 // group when the log was truncated; that group and older ones say nothing of the log any more (S15). kind 8, flushed: an offset below which everything
 // was durable, later than the point before it; synced soon after, and never wrong.
-// The last record of a kind counts. A torn tail ends the file; it is rewritten by
+// The last record of a kind counts. A torn tail ends the file, a damaged record is passed over; it is rewritten by
 // writeAtomic when it has grown to several times of what is alive.
 const (
 	manifestFile = "manifest"
-	kindPresent  = 1
-	kindPoint    = 2
-	kindGone     = 3
-	kindStart    = 4
-	kindCleaned  = 5
-	kindDamaged  = 6
-	kindCut      = 7
-	kindFlushed  = 8
+	// damagedManifestFile is a copy of the last manifest in which a record was damaged.
+	damagedManifestFile = "manifest.damaged"
+	kindPresent         = 1
+	kindPoint           = 2
+	kindGone            = 3
+	kindStart           = 4
+	kindCleaned         = 5
+	kindDamaged         = 6
+	kindCut             = 7
+	kindFlushed         = 8
 
 	manifestFrameBytes = 8
 	manifestSlackBytes = 1 << 20
@@ -98,8 +100,9 @@ func (e *manifestEntry) durable() int64 {
 
 // manifest owns the file. Safe for concurrent use.
 type manifest struct {
-	fs  vfs.FS
-	dir string
+	fs   vfs.FS
+	dir  string
+	lost int64 // bytes of damaged records that it had when it was opened
 
 	mu struct {
 		sync.Mutex // guards the following; held over appends to the file and its syncs
@@ -113,9 +116,20 @@ type manifest struct {
 
 func openManifest(fsys vfs.FS, dir string) (*manifest, error) {
 	m := &manifest{fs: fsys, dir: dir}
-	var err error
-	if m.mu.entries, err = readManifest(fsys, dir); err != nil {
+	m.mu.entries = map[partitionKey]*manifestEntry{}
+	data, found, err := readFile(fsys, path.Join(dir, manifestFile), manifestMaxBytes)
+	if err != nil {
 		return nil, err
+	}
+	if found {
+		if m.lost, err = m.applyAll(data); err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", path.Join(dir, manifestFile), ErrUnknownManifest, err)
+		}
+		if m.lost > 0 {
+			if err := writeAtomic(fsys, dir, damagedManifestFile, data); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return m, m.rewriteLocked()
 }
@@ -129,10 +143,38 @@ func readManifest(fsys vfs.FS, dir string) (map[partitionKey]*manifestEntry, err
 	if err != nil || !found {
 		return m.mu.entries, err
 	}
-	if _, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) }); err != nil {
+	if _, err := m.applyAll(data); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, ErrUnknownManifest, err)
 	}
 	return m.mu.entries, nil
+}
+
+// applyAll applies every whole record, also those behind a damaged one: each says something about its partition that does not depend on another,
+// and what was synced must not be forgotten for the sake of one bit. A power loss may leave such a hole, too, among records that were not synced: what is
+// behind it is true all the same, because nothing is written down before it is so. lost is how many bytes are damaged, but for the torn end.
+func (m *manifest) applyAll(data []byte) (lost int64, err error) {
+	for {
+		end, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) })
+		if err != nil {
+			return lost, err
+		}
+		data = data[end:]
+		skip := nextFrame(data)
+		if skip < 0 {
+			return lost, nil
+		}
+		data, lost = data[skip:], lost+int64(skip)
+	}
+}
+
+// nextFrame is where in data the next whole record begins, -1 if there is none.
+func nextFrame(data []byte) int {
+	for i := range data {
+		if _, err := eachFrame(data[i:], func(int64, []byte) error { return errInterrupted }); err != nil {
+			return i
+		}
+	}
+	return -1
 }
 
 // eachFrame calls f with the body of every whole record and returns where the first that is not whole begins.
