@@ -470,6 +470,9 @@ func (p *partitionInspection) indexes(s *segment, index *indexCheck) {
 			if p.unsettled < math.MaxInt64 {
 				base = math.MaxInt64 // a crash may have come while the segment was being removed
 			}
+			if s.base >= p.unsettled {
+				continue // of every segment that is being appended to
+			}
 		}
 		p.tellDerived(base, Finding{File: bad.File, Pos: bad.Pos, What: what, Fix: &Fix{data}})
 	}
@@ -666,7 +669,7 @@ func (p *partitionInspection) epochFile(start, end int64) {
 	if p.fileEpoch == nil {
 		if p.epochsErr != nil {
 			tell("it cannot be read: %v", p.epochsErr)
-		} else if len(p.epochs.entries) > 0 && start < end {
+		} else if len(p.epochs.entries) > 0 && start < end && p.unsettled == math.MaxInt64 {
 			tell("it is not there")
 		}
 		return
