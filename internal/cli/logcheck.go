@@ -35,7 +35,7 @@ func newLogCheck(c *command) *cobra.Command {
 			"  stale    a derived file does not fit; moldau log repair makes it anew without a loss\n" +
 			"  note     left over, torn by a crash, or not finished: the next start sees to it\n" +
 			"The exit code is 0 if there are notes only, else 3. With -o json every line is one JSON object, the last one the summary.\n\n" +
-			"Without an argument the directory is ./moldau-data. The manifest is looked for in DIR/.moldau and DIR/../meta.\n" +
+			"Without an argument the directory is ./moldau-data. The manifest is looked for below DIR/.moldau and DIR/../meta.\n" +
 			"While a broker has the directory, the last segment of each partition and what changes meanwhile are left out.",
 		Example: "  moldau log check\n  moldau log check /var/lib/kafka\n" +
 			"  moldau log check moldau-data/log/orders-0/00000000000000000000.log\n  moldau log check -o json | jq -c 'select(.severity == \"damaged\")'",

@@ -287,7 +287,12 @@ func ManifestOf(fsys vfs.FS, logDir, metaDir string) string {
 	if metaDir == "" {
 		places = []string{path.Join(logDir, ".moldau"), path.Join(path.Dir(logDir), "meta")}
 	}
-	for _, dir := range places {
+	if id, known, err := ReadIdentity(fsys, logDir); err == nil && known { // of one of several log dirs
+		for _, dir := range places[:len(places):len(places)] {
+			places = append(places, recordDir(dir, id.DirectoryID))
+		}
+	}
+	for _, dir := range slices.Backward(places) {
 		if exists(fsys, path.Join(dir, manifestFile)) {
 			return dir
 		}
