@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sort"
 	"sync"
 
@@ -468,13 +469,18 @@ func (l *Log) scanForTime(seg *segment, end *mark, pos int64, order batchOrder, 
 	}
 }
 
-// indexCache bounds the memory of sealed segments' indexes.
+// indexCache bounds the memory of sealed segments' indexes. Segments that have left their log do not stay for it: when the queue
+// has doubled they are taken out.
 type indexCache struct {
-	mu    sync.Mutex // guards the queue; a leaf
+	mu    sync.Mutex // guards the following; a leaf
 	queue []loadedIndex
 	bytes int64
 	limit int64
+	sweep int // length of the queue at which retired segments are taken out
 }
+
+// sweepFrom is the shortest queue that is searched for retired segments.
+const sweepFrom = 64
 
 // loadedIndex is an index in memory; a segment that was truncated may have another by now.
 type loadedIndex struct {
@@ -488,6 +494,16 @@ func (c *indexCache) loaded(s *segment, x *sparse) {
 	c.mu.Lock()
 	c.queue = append(c.queue, loadedIndex{s, x})
 	c.bytes += x.sizeBytes()
+	if len(c.queue) >= max(c.sweep, sweepFrom) {
+		c.queue = slices.DeleteFunc(c.queue, func(e loadedIndex) bool {
+			if e.seg.gone.Load() {
+				c.bytes -= e.index.sizeBytes()
+				return true
+			}
+			return false
+		})
+		c.sweep = 2 * len(c.queue)
+	}
 	var drop []loadedIndex
 	for c.bytes > c.limit && len(c.queue) > 1 {
 		drop = append(drop, c.queue[0])

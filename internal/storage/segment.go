@@ -41,6 +41,7 @@ type segment struct {
 
 	size       atomic.Int64 // bytes of whole batches; only grows, except in Log.Truncate
 	appendedMs atomic.Int64 // when the last batch came
+	gone       atomic.Bool  // retire was called
 
 	damaged atomic.Pointer[damages] // what was found, see damage.go; nil: nothing
 
@@ -128,6 +129,7 @@ func (s *segment) retire() {
 	s.desc.Lock()
 	defer s.desc.Unlock()
 	s.desc.dead = true
+	s.gone.Store(true)
 	if s.desc.pins == 0 {
 		s.pool.take(s)
 		s.closeLocked()

@@ -693,3 +693,31 @@ func TestAppendAllWritesOnce(t *testing.T) {
 		}
 	}
 }
+
+// The cache of indexes holds no segment that has left its log, however small its index is.
+func TestRetiredSegmentsLeaveTheIndexCache(t *testing.T) {
+	dir, err := OpenDir(Options{FS: vfs.NewMem(), Path: "/log", MetaDir: "/meta"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	c, kept := dir.indexes, 0
+	for i := range 10_000 {
+		seg := dir.newSegment("/log/t-0", int64(i))
+		c.loaded(seg, &sparse{})
+		if i%1000 == 0 {
+			kept++
+			continue
+		}
+		seg.retire()
+	}
+	live := 0
+	for _, e := range c.queue {
+		if !e.seg.gone.Load() {
+			live++
+		}
+	}
+	if live != kept || len(c.queue) > sweepFrom+2*kept {
+		t.Errorf("the cache holds %d segments, %d of them in a log; want %d of those", len(c.queue), live, kept)
+	}
+}
