@@ -371,10 +371,10 @@ func (f *politeFile) ReadAt(p []byte, off int64) (int, error) {
 	}
 	f.drop()
 	n, err := f.File.TryReadAt(p, off)
-	if errors.Is(err, vfs.ErrWouldBlock) {
+	if blocks := errors.Is(err, vfs.ErrWouldBlock); blocks || errors.Is(err, errors.ErrUnsupported) {
 		var k int
 		k, err = f.File.ReadAt(p[n:], off+int64(n))
-		f.cold = n <= pageBytes // a page may be left of the range before
+		f.cold = blocks && n <= pageBytes // a page may be left of the range before
 		n += k
 	}
 	f.off, f.size = off, int64(n)

@@ -152,6 +152,9 @@ func contractReadWrite(t *testing.T, s FS, dir string) {
 		for _, readAt := range []func([]byte, int64) (int, error){f.ReadAt, f.TryReadAt} {
 			p := make([]byte, n)
 			k, err := readAt(p, off)
+			if err == errors.ErrUnsupported {
+				continue // TryReadAt, where the platform cannot
+			}
 			if string(p[:k]) != want || err != wantErr {
 				t.Errorf("read %d at %d: %q, %v; want %q, %v", n, off, p[:k], err, want, wantErr)
 			}
@@ -340,8 +343,9 @@ func contractClosed(t *testing.T, s FS, dir string) {
 	wantErr(t, f.Close(), fs.ErrClosed, name)
 	_, err := f.ReadAt(make([]byte, 1), 0)
 	wantErr(t, err, fs.ErrClosed, name)
-	_, err = f.TryReadAt(make([]byte, 1), 0)
-	wantErr(t, err, fs.ErrClosed, name)
+	if _, err = f.TryReadAt(make([]byte, 1), 0); err != errors.ErrUnsupported {
+		wantErr(t, err, fs.ErrClosed, name)
+	}
 	_, err = f.WriteAt(make([]byte, 1), 0)
 	wantErr(t, err, fs.ErrClosed, name)
 	_, err = f.WriteVec([][]byte{{1}}, 0)

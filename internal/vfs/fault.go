@@ -235,6 +235,7 @@ func head(bufs [][]byte, n int64) [][]byte {
 	return out
 }
 
+func (f *faultFile) Resident(off, n int64) int64   { return f.inner.Resident(off, n) }
 func (f *faultFile) Advise(off, n int64, a Advice) { f.inner.Advise(off, n, a) }
 
 func (f *faultFile) Size() (int64, error) {

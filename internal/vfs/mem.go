@@ -25,6 +25,9 @@ type MemOptions struct {
 	IgnoreSyncDir bool // FS.SyncDir makes nothing durable
 	TornRename    bool // a rename that is not durable may leave a mixture of old and new file under the target name
 
+	NoTryRead bool // TryReadAt is not supported, as on some file systems
+	Forgets   bool // Advise(DontNeed) takes whole pages out of memory, as Evict does
+
 	// TotalBytes is the size of the volume, 0: a size that nothing fills. A write without room is ENOSPC and changes nothing.
 	TotalBytes int64
 }
@@ -64,6 +67,7 @@ type disk struct {
 	opts    MemOptions
 	root    *node
 	pending []*nameOp // not durable, oldest first
+	arrive  func(name string, off, n int64)
 }
 
 // node is a file or a directory; what it is called is its parents' business.
@@ -72,6 +76,7 @@ type node struct {
 	now      map[string]*node // a directory's entries as everybody sees them
 	durable  map[string]*node // the same as a power loss leaves them at least
 	content  content          // a file's
+	absent   map[int]bool     // a file's pages that are on the disk only: see Evict
 	modified time.Time
 }
 

@@ -1,6 +1,7 @@
 package vfs
 
 import (
+	"errors"
 	"io"
 	"io/fs"
 	"slices"
@@ -198,10 +199,26 @@ func (f *memFile) lock(op string, writes bool) error {
 }
 
 func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.lock("read", false); err != nil {
-		return 0, err
+	for {
+		if err := f.lock("read", false); err != nil {
+			return 0, err
+		}
+		arrive := f.m.disk.arrive
+		if arrive == nil || off < 0 || f.node.inMemory(off, int64(len(p))) == int64(len(p)) {
+			break
+		}
+		f.m.disk.mu.Unlock()
+		arrive(f.name, off, int64(len(p))) // the disk's time
+		f.m.disk.mu.Lock()
+		f.node.bringIn(off, int64(len(p)))
+		f.m.disk.mu.Unlock()
 	}
 	defer f.m.disk.mu.Unlock()
+	f.node.bringIn(off, int64(len(p)))
+	return f.readLocked(p, off)
+}
+
+func (f *memFile) readLocked(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, pathError("read", f.name, syscall.EINVAL)
 	}
@@ -212,8 +229,94 @@ func (f *memFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// TryReadAt is ReadAt: everything is in memory. A test that wants ErrWouldBlock wraps a Fault around.
-func (f *memFile) TryReadAt(p []byte, off int64) (int, error) { return f.ReadAt(p, off) }
+// TryReadAt is ReadAt but for what Evict took out of memory.
+func (f *memFile) TryReadAt(p []byte, off int64) (int, error) {
+	if err := f.lock("read", false); err != nil {
+		return 0, err
+	}
+	defer f.m.disk.mu.Unlock()
+	if f.m.disk.opts.NoTryRead {
+		return 0, errors.ErrUnsupported
+	}
+	if n := f.node.inMemory(off, int64(len(p))); off >= 0 && n < int64(len(p)) {
+		k, err := f.readLocked(p[:n], off)
+		if err == nil {
+			err = ErrWouldBlock
+		}
+		return k, err
+	}
+	return f.readLocked(p, off)
+}
+
+func (f *memFile) Resident(off, n int64) int64 {
+	f.m.disk.mu.Lock()
+	defer f.m.disk.mu.Unlock()
+	if f.m.disk.opts.NoTryRead {
+		return 0
+	}
+	return f.node.inMemory(off, n)
+}
+
+// inMemory is how many of the n bytes from off on are in memory.
+func (n *node) inMemory(off, length int64) int64 {
+	if len(n.absent) == 0 || length == 0 {
+		return length
+	}
+	last := min(off+length, n.content.now.size) - 1
+	for i := off / pageSize; i <= last/pageSize; i++ {
+		if n.absent[int(i)] {
+			return max(i*pageSize-off, 0)
+		}
+	}
+	return length
+}
+
+// bringIn puts every page of a range into memory.
+func (n *node) bringIn(off, length int64) {
+	if len(n.absent) == 0 || length == 0 {
+		return
+	}
+	for i := off / pageSize; i <= (off+length-1)/pageSize; i++ {
+		delete(n.absent, int(i))
+	}
+}
+
+// takeOut takes the whole pages of a range out of memory.
+func (n *node) takeOut(off, length int64) {
+	if n.absent == nil {
+		n.absent = map[int]bool{}
+	}
+	end := min(off+length, (n.content.now.size+pageSize-1)/pageSize*pageSize)
+	for i := (off + pageSize - 1) / pageSize; (i+1)*pageSize <= end; i++ {
+		n.absent[int(i)] = true
+	}
+}
+
+// Evict takes the pages of every file that match wants out of memory: TryReadAt does not read them any more, until
+// ReadAt has brought them back or a write has made them anew.
+func (m *Mem) Evict(match func(name string) bool) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	var walk func(dir string, n *node)
+	walk = func(dir string, n *node) {
+		for name, child := range n.now {
+			name = dir + "/" + name
+			if child.isDir {
+				walk(name, child)
+			} else if match(name) {
+				child.takeOut(0, maxMemFile)
+			}
+		}
+	}
+	walk("", m.disk.root)
+}
+
+// OnArrival lets f be called, without locks, by each ReadAt that has to wait for the disk. While f does not return, it waits.
+func (m *Mem) OnArrival(f func(name string, off, n int64)) {
+	m.disk.mu.Lock()
+	defer m.disk.mu.Unlock()
+	m.disk.arrive = f
+}
 
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) {
 	n, err := f.WriteVec([][]byte{p}, off)
@@ -240,6 +343,7 @@ func (f *memFile) WriteVec(bufs [][]byte, off int64) (int64, error) {
 	}
 	struck := f.m.strikes()
 	f.node.content.write(slices.Concat(bufs...), off)
+	f.node.bringIn(off, total)
 	if struck {
 		return 0, pathError("write", f.name, ErrPowerLoss)
 	}
@@ -247,8 +351,14 @@ func (f *memFile) WriteVec(bufs [][]byte, off int64) (int64, error) {
 	return total, nil
 }
 
-// Advise does nothing: there is no slower memory behind this one.
-func (f *memFile) Advise(off, n int64, a Advice) {}
+// Advise does nothing but for DontNeed on a disk that forgets.
+func (f *memFile) Advise(off, n int64, a Advice) {
+	f.m.disk.mu.Lock()
+	defer f.m.disk.mu.Unlock()
+	if a == DontNeed && f.m.disk.opts.Forgets {
+		f.node.takeOut(off, n)
+	}
+}
 
 func (f *memFile) Size() (int64, error) {
 	if err := f.lock("stat", false); err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -19,6 +20,10 @@ type osFile struct {
 	name     string
 	fd       atomic.Int32 // -1 once closed
 	noNoWait atomic.Bool  // the file system refused RWF_NOWAIT once: do not ask again
+	noStat   atomic.Bool  // so it is with cachestat, which kernels have since 6.5
+
+	probing sync.Mutex // guards probe; who does not get it makes do without
+	probe   [1]byte
 }
 
 func (osFS) Open(name string, mode Mode) (File, error) {
@@ -111,8 +116,7 @@ func (f *osFile) TryReadAt(p []byte, off int64) (int, error) {
 	fd, n := f.FD(), 0
 	for n < len(p) {
 		if f.noNoWait.Load() {
-			k, err := f.ReadAt(p[n:], off+int64(n))
-			return n + k, err
+			return n, errors.ErrUnsupported
 		}
 		k, err := unix.Preadv2(fd, [][]byte{p[n:]}, off+int64(n), unix.RWF_NOWAIT)
 		switch {
@@ -137,6 +141,54 @@ func (f *osFile) TryReadAt(p []byte, off int64) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// residentCell is the unit in which Resident answers.
+const residentCell = 128 << 10
+
+// Resident asks two calls. cachestat knows of each page whether there is one, also while it is still being read; an attempt
+// to read a byte knows whether that page is there, and would begin to read one that is not, so it comes second. The pages that one
+// read brings in arrive in their order, so that a look at the end of each cell will do.
+func (f *osFile) Resident(off, n int64) int64 {
+	fd := f.FD()
+	var p []byte
+	if f.probing.TryLock() {
+		defer f.probing.Unlock()
+		p = f.probe[:]
+	} else {
+		p = make([]byte, 1)
+	}
+	all := f.cached(fd, off, n)
+	if !all && !f.cached(fd, off, 1) || !f.arrived(p, off) {
+		return 0
+	}
+	for at, end := off, off; at < off+n; at = end {
+		end = min(at&^(residentCell-1)+residentCell, off+n)
+		if !all && !f.cached(fd, at, end-at) || !f.arrived(p, end-1) {
+			return at - off
+		}
+	}
+	return n
+}
+
+// cached reports whether there is a page for each byte of the range, or whether that cannot be known.
+func (f *osFile) cached(fd int, off, n int64) bool {
+	if f.noStat.Load() {
+		return true
+	}
+	var st unix.Cachestat_t
+	if err := unix.Cachestat(uint(fd), &unix.CachestatRange{Off: uint64(off), Len: uint64(n)}, &st, 0); err != nil {
+		f.noStat.Store(true)
+		return true
+	}
+	size := uint64(unix.Getpagesize())
+	return st.Cache >= uint64(off+n-1)/size-uint64(off)/size+1
+}
+
+// arrived reports whether the byte at off is in memory, and reads it into p.
+func (f *osFile) arrived(p []byte, off int64) bool {
+	_, err := f.TryReadAt(p, off)
+	return err == nil
 }
 
 func (f *osFile) WriteAt(p []byte, off int64) (int, error) {

@@ -3,6 +3,7 @@
 package vfs
 
 import (
+	"errors"
 	"os"
 	"runtime"
 	"syscall"
@@ -53,9 +54,13 @@ func (osFS) SyncDir(dir string) error {
 	return f.Sync()
 }
 
-func (f osFile) ReadAt(p []byte, off int64) (int, error)    { return f.f.ReadAt(p, off) }
-func (f osFile) TryReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
-func (f osFile) WriteAt(p []byte, off int64) (int, error)   { return f.f.WriteAt(p, off) }
+func (f osFile) ReadAt(p []byte, off int64) (int, error)  { return f.f.ReadAt(p, off) }
+func (f osFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
+
+// TryReadAt has no call to go to.
+func (f osFile) TryReadAt([]byte, int64) (int, error) { return 0, errors.ErrUnsupported }
+
+func (f osFile) Resident(off, n int64) int64 { return 0 }
 
 func (f osFile) WriteVec(bufs [][]byte, off int64) (n int64, err error) {
 	for _, b := range bufs {

@@ -97,9 +97,12 @@ type File interface {
 	// call where the platform can. It does not keep or change bufs.
 	WriteVec(bufs [][]byte, off int64) (n int64, err error)
 	// TryReadAt reads only what is in memory: it returns the bytes it got and
-	// ErrWouldBlock if they are fewer than len(p) for want of memory, io.EOF if for want of file. Both
-	// come bare. Where the platform cannot ask, it is ReadAt and may wait for the disk.
+	// ErrWouldBlock if they are fewer than len(p) for want of memory, io.EOF if for want of file. Where the platform
+	// or the file system cannot ask, it reads nothing and returns errors.ErrUnsupported. All three come bare.
 	TryReadAt(p []byte, off int64) (int, error)
+	// Resident returns how many of the n bytes at off, all of which the file has, are in memory from the first on, as far as one can
+	// tell without reading them. Where TryReadAt is not supported nobody can tell: 0.
+	Resident(off, n int64) int64
 	Advise(off, n int64, a Advice)
 	Size() (int64, error)
 	Truncate(size int64) error
