@@ -16,6 +16,10 @@ type ReadOptions struct {
 	MaxBytes      int
 	MinOne        bool // a first batch larger than MaxBytes is returned whole
 	CopyBytes     int  // what may be read at once, instead of planned
+
+	// Reader does not wait for the disk: storage.ErrCold says that the records are not in memory, with the offsets of the result
+	// set, and wakes the reader. nil: wait.
+	Reader *storage.Reader
 }
 
 // Diverging says that the client's log is another one behind this place.
@@ -59,7 +63,13 @@ func (p *Partition) Read(o ReadOptions) (ReadResult, error) {
 	if o.ReadCommitted {
 		limit = r.LastStable
 	}
-	plan, err := p.log.Read(o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
+	var plan storage.Plan
+	var err error
+	if o.Reader == nil {
+		plan, err = p.log.Read(o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
+	} else {
+		plan, err = p.log.ReadNow(o.Reader, o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
+	}
 	if err != nil {
 		return r, err
 	}

@@ -174,7 +174,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos, offset int64) error {
 
 // cutPosition is the byte position and the base offset of the batch that holds offset.
 func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error) {
-	pos, order, err := s.positionFor(offset, l.gaps.Load())
+	pos, order, err := s.positionFor(offset, l.gaps.Load(), nil)
 	if err != nil {
 		return 0, 0, err
 	}

@@ -87,6 +87,7 @@ type Dir struct {
 	indexes     *indexCache
 	buffers     buffers
 	vecs        sync.Pool // of *[maxTogether][]byte, for one write of several batches
+	cold        *coldQueue
 
 	unpointed atomic.Int64 // bytes of logs without a flush policy behind their last points
 	// What the log dir's own files said when it was opened: recovery points, log start offsets and cleaner
@@ -131,6 +132,7 @@ func newDir(o Options) *Dir {
 	d.room, d.stalls = newRoom(d, o.Reserve), newStalls(d, watch)
 	d.journal = newJournal(d, o.JournalBytes)
 	d.flusher = newFlusher(o.FlushWorkers, d.journal)
+	d.cold = newColdQueue()
 	d.housekeeper, d.cleaner, d.scrubber = newHousekeeper(d), newCleaner(d), newScrubber(d)
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
@@ -421,6 +423,7 @@ func (d *Dir) Close() error {
 	default:
 	}
 	d.wg.Wait()
+	d.cold.close()
 	d.cleaner.close()
 	d.scrubber.close()
 	d.housekeeper.close()

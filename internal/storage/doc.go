@@ -1,7 +1,7 @@
 // Package storage keeps partitions as segmented, append-only logs in Kafka's own
 // file formats, and alone knows which of their bytes are durable. Its door is Dirs (the log
 // dirs of a broker: which partition is in which), Dir (one of them: identity, lock, background work, cleaning) and
-// Log (one partition: Append, Read, RequestFlush, Truncate, RaiseStart, lookups).
+// Log (one partition: Append, Read, ReadNow, RequestFlush, Truncate, RaiseStart, lookups).
 //
 // # Invariants
 //
@@ -50,6 +50,9 @@
 // Retention and compaction have one goroutine each per log dir (housekeeper, cleaner). They
 // take nothing from the log but by replacing its immutable list of segments. A third one (scrubber)
 // reads what is flushed and takes nothing at all.
+//
+// A cold queue per log dir (cold.go) reads what clients want and is not in the page cache; they wait for it without a
+// goroutine of their own.
 //
 // One mutex per Log orders appends, rolls and truncation. Readers take no lock that
 // an append holds over I/O: they read an immutable list of segments and atomic marks.

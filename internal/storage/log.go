@@ -80,6 +80,9 @@ type Log struct {
 	committed atomic.Int64 // the high watermark as SetCommitted told it
 	places    places       // where readers stopped
 
+	scanned atomic.Int32 // number of scans
+	scans   []*scan      // clients that met cold bytes here not long ago; guarded by coldQueue.mu
+
 	// settled says that no transaction keeps the last stable offset below the high watermark, and that none will
 	// without an append that says so. It changes with mu held.
 	settled atomic.Bool

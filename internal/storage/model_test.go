@@ -87,6 +87,7 @@ type model struct {
 	compacted int64 // below it a compaction was tried
 	committed int64 // the largest high watermark that the log was told
 	disk      *faultyDisk
+	reader    *Reader
 	refused   []record.Batch // appends at the log end that found no room
 	held      []heldPlan     // reads that were begun and not finished
 	steps     int
@@ -224,7 +225,7 @@ func (m *model) withTrace(err error) error {
 
 func newModel(seed int64, o vfs.MemOptions) *model {
 	rnd := rand.New(rand.NewPCG(uint64(seed), 7))
-	m := &model{rnd: rnd, mem: vfs.NewMemOptions(o), opts: o, id: wire.UUID{1, 2, byte(seed)}, pids: map[int64]*modelProducer{}, floor: map[int64]int64{}, nowMs: time.Now().UnixMilli()}
+	m := &model{rnd: rnd, mem: vfs.NewMemOptions(o), opts: o, id: wire.UUID{1, 2, byte(seed)}, pids: map[int64]*modelProducer{}, floor: map[int64]int64{}, nowMs: time.Now().UnixMilli(), reader: newReader("model")}
 	m.cfg = LogConfig{
 		SegmentBytes: int64(4000 + rnd.IntN(20_000)), IndexIntervalBytes: int64(rnd.IntN(3000)), SegmentIndexBytes: int64(64 + rnd.IntN(4000)),
 		FlushMessages: []int64{1, 1, 5, math.MaxInt64}[rnd.IntN(4)], MaxInflatedBytes: 1 << 20,
@@ -526,10 +527,22 @@ func (m *model) learn(b record.Batch) {
 	}
 }
 
+// read is one of the ways in which the log is read: waiting for the disk, or not, with pages that leave memory meanwhile.
+func (m *model) read(from, limit int64, maxBytes int) (Plan, error) {
+	copyBytes := m.rnd.IntN(2) * CopyBelow
+	if m.rnd.IntN(3) == 0 {
+		m.mem.Evict(func(string) bool { return true })
+	}
+	if m.rnd.IntN(2) == 0 {
+		return m.log.Read(from, limit, maxBytes, true, copyBytes)
+	}
+	return readPatiently(m.reader, m.log, from, limit, maxBytes, copyBytes)
+}
+
 // actual reads the log from its start in pieces.
 func (m *model) actual() (out []record.Batch, err error) {
 	for at := m.log.Start(); at < m.log.End(); {
-		p, err := m.log.Read(at, m.log.End(), 1+m.rnd.IntN(5000), true, m.rnd.IntN(2)*CopyBelow)
+		p, err := m.read(at, m.log.End(), 1+m.rnd.IntN(5000))
 		if err != nil {
 			return nil, fmt.Errorf("read at %d: %w", at, err)
 		}
@@ -1068,7 +1081,7 @@ func (m *model) readSome() error {
 		return batches[i], true
 	}
 	at := m.log.Start() + m.rnd.Int64N(m.log.End()-m.log.Start())
-	p, err := m.log.Read(at, m.log.End(), 1, true, m.rnd.IntN(2)*CopyBelow)
+	p, err := m.read(at, m.log.End(), 1)
 	if err != nil {
 		return fmt.Errorf("read at %d: %w", at, err)
 	}
@@ -1077,7 +1090,7 @@ func (m *model) readSome() error {
 		return fmt.Errorf("S7: read at %d gave other bytes than the batch at %d: %w", at, b.BaseOffset(), err)
 	}
 	limit := batches[m.rnd.IntN(len(batches))].BaseOffset()
-	p, err = m.log.Read(at, limit, 1<<20, true, m.rnd.IntN(2)*CopyBelow)
+	p, err = m.read(at, limit, 1<<20)
 	if err != nil {
 		return err
 	}

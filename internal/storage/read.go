@@ -39,13 +39,13 @@ func (p *Plan) Release() {
 // Read plans a read of the batches from the one that holds from on, up to limit
 // (exclusive, a batch boundary such as the high watermark) and maxBytes. With minOne the first batch is
 // planned whole even if it is larger. A range of at most copyBytes that is below CopyBelow is read at once. ErrOffsetRange if from is before Start or behind
-// End. An empty plan means that there is nothing below limit.
+// End. An empty plan means that there is nothing below limit. It may wait for the disk; ReadNow does not.
 func (l *Log) Read(from, limit int64, maxBytes int, minOne bool, copyBytes int) (Plan, error) {
 	for {
 		// End before view: every segment that end names is then in the view.
 		end := l.end.Load()
 		v := l.view.Load()
-		plan, err := l.readView(v, end, from, limit, maxBytes, minOne, copyBytes)
+		plan, err := l.readView(v, end, from, limit, maxBytes, minOne, copyBytes, nil)
 		if !l.outdated(v, err) {
 			return plan, err
 		}
@@ -58,7 +58,7 @@ func (l *Log) outdated(v *view, err error) bool {
 	return errors.Is(err, ErrClosed) && l.view.Load() != v // protection: look again
 }
 
-func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (Plan, error) {
+func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int, r *Reader) (Plan, error) {
 	if from < v.logStart || from > end.offset {
 		return Plan{}, fmt.Errorf("%v: offset %d, the log has %d to %d: %w", l.tp, from, v.logStart, end.offset, ErrOffsetRange)
 	}
@@ -67,7 +67,7 @@ func (l *Log) readView(v *view, end *mark, from, limit int64, maxBytes int, minO
 		return Plan{}, nil
 	}
 	for i := v.find(from); i >= 0 && i < len(v.segments); i++ {
-		plan, err := l.readSegment(v, i, end, from, limit, maxBytes, minOne, copyBytes)
+		plan, err := l.readSegment(v, i, end, from, limit, maxBytes, minOne, copyBytes, r)
 		if err != nil || plan.Len() > 0 {
 			return plan, err
 		}
@@ -85,18 +85,27 @@ func (v *view) find(offset int64) int {
 	return sort.Search(len(v.segments), func(i int) bool { return v.segments[i].base > offset }) - 1
 }
 
-func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (Plan, error) {
+func (l *Log) readSegment(v *view, i int, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int, r *Reader) (Plan, error) {
 	seg := v.segments[i]
 	if seg.base >= limit {
 		return Plan{}, nil
 	}
-	file, err := seg.pin()
+	file, err := seg.pinFor(r)
+	if r != nil && isCold(err) {
+		return Plan{}, r.missed(seg, err)
+	}
 	if err != nil {
 		return Plan{}, err
 	}
-	plan, at, err := l.readFile(v, i, file, end, from, limit, maxBytes, minOne, copyBytes)
+	plan, at, err := l.readFile(v, i, file, end, from, limit, maxBytes, minOne, copyBytes, r)
 	if plan.seg == nil {
 		seg.unpin()
+	}
+	if r != nil && err == nil && r.scan && plan.Len() > 0 {
+		r.passed(seg, at, at+plan.Len())
+	}
+	if r != nil && isCold(err) {
+		return Plan{}, r.missed(seg, err)
 	}
 	if errors.Is(err, io.EOF) {
 		return Plan{}, nil // nothing of this segment is at or behind from
@@ -118,20 +127,27 @@ func (l *Log) damagedAt(seg *segment, at int64, err error) error {
 
 // readFile plans a read of segment i, whose file is pinned and stays so if the plan has a segment. at is
 // where an error was found. io.EOF: there is no batch.
-func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, err error) {
+func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int64, maxBytes int, minOne bool, copyBytes int, r *Reader) (p Plan, at int64, err error) {
 	seg := v.segments[i]
-	pos, stop, order, exact, err := l.locate(v, i, file, end, from, limit)
+	var in io.ReaderAt = file
+	if r != nil {
+		r.file, r.need, in = file, 0, r
+	}
+	pos, stop, order, exact, err := l.locate(v, i, in, end, from, limit, r)
 	if err != nil {
 		return Plan{}, pos, err
+	}
+	if r != nil {
+		r.need, r.stop = int64(maxBytes), stop
 	}
 	from = max(from, seg.base)
 	if copyBytes > 0 {
 		var ok bool
-		if p, pos, ok, err = l.copyRange(v, seg, file, pos, stop, from, order, exact, maxBytes, minOne, copyBytes); ok || err != nil {
+		if p, pos, ok, err = l.copyRange(v, seg, in, pos, stop, from, order, exact, maxBytes, minOne, copyBytes); ok || err != nil {
 			return p, pos, err
 		}
 	}
-	b, err := findBatch(file, pos, stop, from, order)
+	b, err := findBatch(in, pos, stop, from, order)
 	if err != nil {
 		return Plan{}, b.pos, err
 	}
@@ -142,12 +158,17 @@ func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int
 		}
 		n = b.size
 	}
+	if r != nil {
+		if n, err = r.firstResident(seg, b, n); err != nil {
+			return Plan{}, b.pos, err
+		}
+	}
 	return Plan{Region: vfs.Region{File: file, Off: b.pos, Len: n}, BaseOffset: b.base, seg: seg}, b.pos, nil
 }
 
 // locate returns a byte range of segment i that ends before limit and begins at or before the batch that holds from:
 // exactly there, if exact is set. order is what the batches there have to keep.
-func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64) (pos, stop int64, order batchOrder, exact bool, err error) {
+func (l *Log) locate(v *view, i int, file io.ReaderAt, end *mark, from, limit int64, r *Reader) (pos, stop int64, order batchOrder, exact bool, err error) {
 	seg := v.segments[i]
 	stop = seg.size.Load()
 	if seg == end.seg {
@@ -156,7 +177,7 @@ func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64
 	last := i == len(v.segments)-1
 	wholeSegment := !last && limit >= v.segments[i+1].base || last && limit == end.offset
 	if !wholeSegment {
-		if stop, err = l.boundary(v, seg, file, stop, limit); err != nil {
+		if stop, err = l.boundary(v, seg, file, stop, limit, r); err != nil {
 			return stop, stop, order, false, err
 		}
 	}
@@ -168,12 +189,12 @@ func (l *Log) locate(v *view, i int, file vfs.File, end *mark, from, limit int64
 	if pos, exact = l.places.find(v, seg, from); exact {
 		return pos, stop, batchOrder{from, -1, gaps}, true, nil
 	}
-	pos, order, err = seg.positionFor(from, gaps)
+	pos, order, err = seg.positionFor(from, gaps, r)
 	return pos, stop, order, false, err
 }
 
 // boundary returns where the first batch with an offset >= limit begins.
-func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) (int64, error) {
+func (l *Log) boundary(v *view, seg *segment, file io.ReaderAt, size, limit int64, r *Reader) (int64, error) {
 	if safe := l.safe.Load(); safe.offset == limit && safe.seg == seg {
 		return safe.pos, nil // the common case: the high watermark is what was flushed
 	}
@@ -183,7 +204,7 @@ func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) 
 	if pos, ok := l.places.find(v, seg, limit); ok {
 		return pos, nil
 	}
-	pos, order, err := seg.positionFor(limit, l.gaps.Load())
+	pos, order, err := seg.positionFor(limit, l.gaps.Load(), r)
 	if err != nil {
 		return 0, err
 	}
@@ -195,10 +216,24 @@ func (l *Log) boundary(v *view, seg *segment, file vfs.File, size, limit int64) 
 }
 
 // positionFor returns a byte position at or before the batch that holds offset, and what is known of the batch there.
-func (s *segment) positionFor(offset, gaps int64) (pos int64, order batchOrder, err error) {
-	err = s.withIndex(func(x *sparse, _ int64) { pos, order = x.begin(s.base, uint32(offset-s.base), gaps) })
+func (s *segment) positionFor(offset, gaps int64, r *Reader) (pos int64, order batchOrder, err error) {
+	err = s.withIndexFor(r, func(x *sparse, _ int64) { pos, order = x.begin(s.base, uint32(offset-s.base), gaps) })
 	pos, order = s.behindDamage(pos, offset, order)
 	return pos, order, err
+}
+
+// withIndexFor is withIndex; errPrepare if a reader who does not wait for the disk finds no index in memory.
+func (s *segment) withIndexFor(r *Reader, f func(x *sparse, newestMs int64)) error {
+	if r == nil {
+		return s.withIndex(f)
+	}
+	s.idx.Lock()
+	defer s.idx.Unlock()
+	if s.idx.sparse == nil {
+		return errPrepare
+	}
+	f(s.idx.sparse, s.idx.maxTsMs)
+	return nil
 }
 
 // withIndex calls f with the sparse index and the largest timestamp of the segment
@@ -328,21 +363,45 @@ type TimestampOffset struct {
 // ByTimestamp finds the first record below limit whose timestamp is >= tsMs, also
 // when timestamps are out of order. ok is false if there is none.
 func (l *Log) ByTimestamp(tsMs, limit int64) (found TimestampOffset, ok bool, err error) {
-	for {
-		end := l.end.Load()
-		v := l.view.Load()
-		found, ok, err = l.byTimestamp(v, end, tsMs, limit)
-		if !l.outdated(v, err) {
-			return found, ok, err
-		}
-	}
+	err = l.lookUp(func(v *view, end *mark, r *Reader) error {
+		found, ok, err = l.byTimestamp(v, end, tsMs, limit, r)
+		return err
+	})
+	return found, ok, err
 }
 
-func (l *Log) byTimestamp(v *view, end *mark, tsMs, limit int64) (found TimestampOffset, ok bool, err error) {
+// lookUp runs a lookup without waiting for the disk, and if it has to wait, in turn with others.
+func (l *Log) lookUp(do func(v *view, end *mark, r *Reader) error) (err error) {
+	look := func(r *Reader) error {
+		for {
+			end := l.end.Load()
+			v := l.view.Load()
+			if err := do(v, end, r); !l.outdated(v, err) {
+				return err
+			}
+		}
+	}
+	q := l.dir.cold
+	if !q.noTry.Load() {
+		err = look(&Reader{})
+		if !isCold(err) {
+			return err
+		}
+	}
+	q.inTurn(func() { err = look(nil) })
+	return err
+}
+
+// isCold says that err came of a reader that does not wait for the disk, where one that waits would go on.
+func isCold(err error) bool {
+	return errors.Is(err, vfs.ErrWouldBlock) || errors.Is(err, errPrepare) || errors.Is(err, errors.ErrUnsupported)
+}
+
+func (l *Log) byTimestamp(v *view, end *mark, tsMs, limit int64, rd *Reader) (found TimestampOffset, ok bool, err error) {
 	gaps := l.gaps.Load()
 	for _, seg := range v.segments {
 		newest, from, order := int64(-1), int64(0), batchOrder{}
-		if err := seg.withIndex(func(x *sparse, newestMs int64) {
+		if err := seg.withIndexFor(rd, func(x *sparse, newestMs int64) {
 			newest = newestMs
 			from, order = x.begin(seg.base, x.relBefore(tsMs), gaps)
 		}); err != nil {
@@ -351,7 +410,7 @@ func (l *Log) byTimestamp(v *view, end *mark, tsMs, limit int64) (found Timestam
 		if newest < tsMs {
 			continue
 		}
-		found, ok, err = l.scanForTime(seg, end, from, order, func(r record.Record) bool {
+		found, ok, err = l.scanForTime(seg, end, from, order, rd, func(r record.Record) bool {
 			return r.TimestampMs >= tsMs && r.Offset >= v.logStart
 		}, func(h record.Header) bool { return h.MaxTimestampMs() >= tsMs })
 		if err != nil || ok {
@@ -363,17 +422,14 @@ func (l *Log) byTimestamp(v *view, end *mark, tsMs, limit int64) (found Timestam
 
 // MaxTimestamp finds the first record, from the log start on, that has the largest timestamp.
 func (l *Log) MaxTimestamp() (found TimestampOffset, ok bool, err error) {
-	for {
-		end := l.end.Load()
-		v := l.view.Load()
-		found, ok, err = l.maxTimestamp(v, end)
-		if !l.outdated(v, err) {
-			return found, ok, err
-		}
-	}
+	err = l.lookUp(func(v *view, end *mark, r *Reader) error {
+		found, ok, err = l.maxTimestamp(v, end, r)
+		return err
+	})
+	return found, ok, err
 }
 
-func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, err error) {
+func (l *Log) maxTimestamp(v *view, end *mark, rd *Reader) (found TimestampOffset, ok bool, err error) {
 	var best *segment
 	newest, at, order, gaps := int64(-1), int64(0), batchOrder{}, l.gaps.Load()
 	for i, seg := range v.segments {
@@ -382,7 +438,7 @@ func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, 
 				continue
 			}
 			// The log start is inside: the index does not say what is newest behind it.
-			ms, err := l.newestFrom(seg, end, v.logStart)
+			ms, err := l.newestFrom(seg, end, v.logStart, rd)
 			if err != nil {
 				return found, false, err
 			}
@@ -391,7 +447,7 @@ func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, 
 			}
 			continue
 		}
-		if err := seg.withIndex(func(x *sparse, newestMs int64) {
+		if err := seg.withIndexFor(rd, func(x *sparse, newestMs int64) {
 			if newestMs > newest {
 				best, newest = seg, newestMs
 				at, order = x.begin(seg.base, x.relBefore(newestMs), gaps)
@@ -403,14 +459,14 @@ func (l *Log) maxTimestamp(v *view, end *mark) (found TimestampOffset, ok bool, 
 	if best == nil {
 		return found, false, nil
 	}
-	return l.scanForTime(best, end, at, order, func(r record.Record) bool { return r.TimestampMs == newest && r.Offset >= v.logStart },
+	return l.scanForTime(best, end, at, order, rd, func(r record.Record) bool { return r.TimestampMs == newest && r.Offset >= v.logStart },
 		func(h record.Header) bool { return h.MaxTimestampMs() >= newest && h.LastOffset() >= v.logStart })
 }
 
 // newestFrom is the largest timestamp of the records of seg from offset on, -1 if there is none.
-func (l *Log) newestFrom(seg *segment, end *mark, offset int64) (newest int64, err error) {
+func (l *Log) newestFrom(seg *segment, end *mark, offset int64, rd *Reader) (newest int64, err error) {
 	newest = -1
-	_, _, err = l.scanForTime(seg, end, 0, batchOrder{seg.base, -1, l.gaps.Load()}, func(r record.Record) bool {
+	_, _, err = l.scanForTime(seg, end, 0, batchOrder{seg.base, -1, l.gaps.Load()}, rd, func(r record.Record) bool {
 		if r.Offset >= offset {
 			newest = max(newest, r.TimestampMs)
 		}
@@ -421,19 +477,23 @@ func (l *Log) newestFrom(seg *segment, end *mark, offset int64) (newest int64, e
 
 // scanForTime returns the first record from byte pos of seg on that is wanted, looking
 // only into batches that may hold one.
-func (l *Log) scanForTime(seg *segment, end *mark, pos int64, order batchOrder, wanted func(record.Record) bool, batch func(record.Header) bool) (found TimestampOffset, ok bool, err error) {
-	file, err := seg.pin()
+func (l *Log) scanForTime(seg *segment, end *mark, pos int64, order batchOrder, rd *Reader, wanted func(record.Record) bool, batch func(record.Header) bool) (found TimestampOffset, ok bool, err error) {
+	file, err := seg.pinFor(rd)
 	if err != nil {
 		return found, false, err
 	}
 	defer seg.unpin()
+	var in io.ReaderAt = file
+	if rd != nil {
+		rd.file, in = file, rd
+	}
 	stop := seg.size.Load()
 	if seg == end.seg {
 		stop = end.pos
 	}
 	maxInflated := l.Config().MaxInflatedBytes
 	errFound := errors.New("found")
-	for sc := (scanner{file: file, pos: pos, end: stop}); ; {
+	for sc := (scanner{file: in, pos: pos, end: stop}); ; {
 		if d := seg.damageAt(sc.pos); d != nil {
 			return found, false, &CorruptionError{seg.path(logSuffix), d.Pos, d.refusal()} // the record may be there
 		}

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"moldau/internal/record"
-	"moldau/internal/vfs"
 )
 
 // A small range is read when it is planned: the bytes are then at hand to look for batches in, so that
@@ -95,7 +94,7 @@ func (x *buffer) free() {
 // copyRange is readSegment for a range that is below copyBytes: pos is at or before the batch that holds from, exactly
 // there if exact is set, and stop is where the range ends at the latest. ok is false if it turns out to be
 // larger. io.EOF: there is no batch. The plan holds whole batches only, if the first is whole.
-func (l *Log) copyRange(v *view, seg *segment, file vfs.File, pos, stop, from int64, order batchOrder, exact bool, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, ok bool, err error) {
+func (l *Log) copyRange(v *view, seg *segment, file io.ReaderAt, pos, stop, from int64, order batchOrder, exact bool, maxBytes int, minOne bool, copyBytes int) (p Plan, at int64, ok bool, err error) {
 	want := min(stop-pos, int64(max(maxBytes, record.HeaderSize)))
 	if !exact {
 		want = min(stop-pos, want+copyAheadBytes)

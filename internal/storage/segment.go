@@ -47,6 +47,7 @@ type segment struct {
 
 	desc struct {
 		sync.Mutex // guards the descriptor; held while opening it
+		opening    atomic.Bool
 		file       vfs.File
 		pins       int
 		dead       bool // removed from the log: close at the last unpin
@@ -76,17 +77,29 @@ type segment struct {
 func (s *segment) path(suffix string) string { return path.Join(s.dir, segmentFile(s.base, suffix)) }
 
 // pin opens the file if need be and keeps it open until unpin.
-func (s *segment) pin() (vfs.File, error) {
+func (s *segment) pin() (vfs.File, error) { return s.pinFor(nil) }
+
+// pinFor is pin; errPrepare if a reader who does not wait for the disk finds the file not open.
+func (s *segment) pinFor(r *Reader) (vfs.File, error) {
+	if r != nil && s.desc.opening.Load() {
+		return nil, errPrepare
+	}
 	s.desc.Lock()
 	defer s.desc.Unlock()
 	if s.desc.file == nil {
 		if s.desc.dead {
 			return nil, fmt.Errorf("%s: %w", s.path(logSuffix), ErrClosed)
 		}
+		if r != nil {
+			return nil, errPrepare
+		}
+		s.desc.opening.Store(true)
 		f, err := s.fs.Open(s.path(logSuffix), vfs.ReadWrite)
+		s.desc.opening.Store(false)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
 		}
+		f.Advise(0, 0, vfs.Random) // who reads ahead is the cold queue, which knows who waits
 		s.desc.file = f
 	}
 	if s.desc.pins == 0 {
@@ -213,7 +226,7 @@ const scanChunkBytes = 256 << 10
 
 // scanner reads batch headers, and on demand whole batches, forward through a file.
 type scanner struct {
-	file vfs.File
+	file io.ReaderAt
 	pos  int64 // of the batch that next returns
 	end  int64 // first byte not to be read
 	buf  []byte
@@ -309,7 +322,7 @@ type batchAt struct{ pos, size, base, next int64 }
 // findBatch returns the first batch from pos on whose last
 // offset is >= offset, or io.EOF if there is none before end, which is where a batch ends. It reads small pieces:
 // from an index entry the batch is near. Of an error, pos says where it was met.
-func findBatch(file vfs.File, pos, end, offset int64, order batchOrder) (batchAt, error) {
+func findBatch(file io.ReaderAt, pos, end, offset int64, order batchOrder) (batchAt, error) {
 	small := smallBuffers.Get().(*[smallBufferBytes]byte)
 	defer smallBuffers.Put(small)
 	var have []byte
