@@ -5,7 +5,8 @@ package handler
 //
 // Answered at once when there are enough bytes, when any partition has an error, when
 // there is nothing to read or no time to wait; else the request parks on its
-// partitions. The first batch of the first partition that has one is returned whole,
+// partitions. What is not in memory is read by the log dir's cold queue, and the request parks as if those records had not been
+// written yet; only if there is nothing else to tell at its deadline, it waits on for them, up to coldPatience. The first batch of the first partition that has one is returned whole,
 // whatever the limits. Small ranges are read when they are planned, up to maxCopied; the others leave as ranges of
 // segment files. In a session (fetch_session.go) only partitions that have news are read. A consumer reads below
 // the high watermark, or below the last stable offset under read_committed; an offset
@@ -29,6 +30,9 @@ import (
 // maxCopied bounds the records of one response that are read when they are planned and wait in memory for the client.
 const maxCopied = 256 << 10
 
+// coldPatience is how long after its arrival a fetch with nothing but cold partitions is answered without records.
+const coldPatience = 5 * time.Second
+
 // fetchCall is one fetch. What it needs is kept for the next one.
 type fetchCall struct {
 	rc       requestContext
@@ -40,6 +44,12 @@ type fetchCall struct {
 	local    time.Time
 	looked   bool // the targets were read once
 	enough   bool // and that was enough to answer
+
+	reader   storage.Reader
+	cold     *partition.Partition // the first that has records which are not in memory; nil: none
+	found    bool                 // there are records, or an error, to answer with
+	diskWait time.Duration
+	diskFor  string
 
 	session *fetchSession // nil: none, or not yet made
 	turn    int64         // of the session
@@ -67,6 +77,7 @@ func startFetch(t *Table, rc requestContext, body []byte) (network.Call, error) 
 		return nil, err
 	}
 	c.rc = rc
+	c.reader.Client = rc.conn
 	limit := t.resolved(t.o.Cluster.Image()).maxFetch
 	c.maxBytes = int(max(0, min(c.req.MaxBytes, limit)))
 	c.minBytes = int64(min(c.req.MinBytes, int32(c.maxBytes)))
@@ -102,18 +113,22 @@ func (c *fetchCall) named() {
 func (c *fetchCall) Ready() bool {
 	if !c.looked {
 		c.looked = true
-		c.enough = c.failure != wire.None || c.read() || !time.Now().Before(c.deadline)
+		c.enough = c.failure != wire.None || c.read() || !time.Now().Before(c.until())
 		c.local = time.Now()
 	}
 	return c.enough
 }
 
-// Describe names the partitions that were read.
+// Describe names the partitions that were read, and the one whose records had to come from the disk.
 func (c *fetchCall) Describe() []slog.Attr {
-	return c.rc.describe(describePartitions(len(c.targets), func() string {
+	attrs := c.rc.describe(describePartitions(len(c.targets), func() string {
 		t := c.targets[0]
 		return c.rc.partitionName(t.topic, t.id, t.index)
 	}), slog.Duration("maxWait", c.req.MaxWait))
+	if c.diskFor != "" {
+		attrs = append(attrs, slog.String("diskFor", c.diskFor))
+	}
+	return attrs
 }
 
 // Release lets go of what the reply refers to, and gives the call to the request that comes next.
@@ -129,7 +144,9 @@ func (c *fetchCall) Release() {
 		clear(c.resp.Topics[i].Partitions)
 	}
 	buf := c.encoder.Forget()
+	c.reader.Forget()
 	c.rc, c.session, c.failure, c.looked, c.enough = requestContext{}, nil, wire.None, false, false
+	c.cold, c.diskWait, c.diskFor = nil, 0, ""
 	c.own, c.targets = c.own[:0], c.targets[:0]
 	t.pools.putFetch(c, buf, t.o.PoisonBuffers)
 }
@@ -157,7 +174,7 @@ func (c *fetchCall) Wait(ctx context.Context) network.Reply {
 	return network.Reply{
 		Pieces:    c.encoder.Encode(c.rc.header.CorrelationID, c.rc.header.Version, &c.resp),
 		Throttle:  c.rc.throttle(),
-		LocalDone: c.local, Ready: time.Now(), MayPark: max(0, c.req.MaxWait),
+		LocalDone: c.local, Ready: time.Now(), MayPark: max(0, c.req.MaxWait-c.diskWait), DiskWait: c.diskWait,
 	}
 }
 
@@ -168,6 +185,7 @@ func (c *fetchCall) park(ctx context.Context) {
 		return // read says why
 	}
 	defer c.unwatch(w)
+	c.reader.Wake = w.Wake
 	if c.timer == nil {
 		c.timer = time.NewTimer(time.Until(c.deadline))
 	} else {
@@ -178,14 +196,38 @@ func (c *fetchCall) park(ctx context.Context) {
 		if first && c.session != nil {
 			c.hurry()
 		}
+		var began time.Time
+		if c.cold != nil {
+			began = time.Now()
+			c.diskFor = c.cold.Name()
+		}
+		again := false
 		select {
 		case <-w.Wake:
-		case <-c.timer.C:
-			return
+			again = true
+		case now := <-c.timer.C:
+			until := c.until()
+			if again = until.After(now); again {
+				c.timer.Reset(until.Sub(now))
+			}
 		case <-ctx.Done():
+			c.reader.Cancel()
+		}
+		if c.cold != nil {
+			c.diskWait += time.Since(began)
+		}
+		if !again {
 			return
 		}
 	}
+}
+
+// until is when the fetch is answered in any case, as far as is known now.
+func (c *fetchCall) until() time.Time {
+	if patience := c.rc.arrived.Add(coldPatience); c.cold != nil && !c.found && patience.After(c.deadline) {
+		return patience
+	}
+	return c.deadline
 }
 
 // watch returns a watcher of the targets that waits.
@@ -249,6 +291,8 @@ func (c *fetchCall) read() (done bool) {
 	c.results = resized(c.results, len(c.targets))
 	left, total, copyLeft := c.maxBytes, int64(0), maxCopied
 	failed := false
+	c.cold = nil
+	c.reader.Begin()
 	for i, t := range c.targets {
 		r := &c.results[i]
 		c.readOne(r, t, left, total == 0, copyLeft)
@@ -261,7 +305,8 @@ func (c *fetchCall) read() (done bool) {
 		left = max(0, left-int(n))
 		copyLeft -= len(r.part.Plan.Bytes)
 	}
-	return failed || total >= c.minBytes || c.session == nil && len(c.targets) == 0
+	c.found = failed || total > 0
+	return failed || total >= c.minBytes && (total > 0 || c.cold == nil) || c.session == nil && len(c.targets) == 0
 }
 
 func (c *fetchCall) readOne(r *fetchResult, t *fetchTarget, left int, minOne bool, copyBytes int) {
@@ -285,7 +330,14 @@ func (c *fetchCall) readOne(r *fetchResult, t *fetchTarget, left int, minOne boo
 			Offset: t.ask.Offset, CurrentEpoch: t.ask.CurrentEpoch, FetchedEpoch: t.ask.FetchedEpoch,
 			ReadCommitted: c.req.ReadCommitted,
 			MaxBytes:      int(min(max(t.ask.MaxBytes, 0), int32(left))), MinOne: minOne, CopyBytes: copyBytes,
+			Reader: &c.reader,
 		})
+		if r.err == storage.ErrCold {
+			r.err = nil
+			if c.cold == nil {
+				c.cold = p
+			}
+		}
 	}
 	if r.err != nil && c.session != nil {
 		t.letGo()

@@ -61,6 +61,7 @@ type started struct {
 	key                   int16
 	size                  int32
 	throttle, mayPark     time.Duration
+	diskWait              time.Duration
 	arrived, begun, local time.Time
 	ready, sending        time.Time
 }

@@ -49,4 +49,5 @@ type Reply struct {
 	LocalDone  time.Time     // when local work ended; zero: when Start returned
 	Ready      time.Time     // when waiting for others ended; zero: when Wait returned
 	MayPark    time.Duration // how long the client asked to be parked, or must expect to be: so much of RemoteTime is not slow
+	DiskWait   time.Duration // how much of RemoteTime went by because a disk had to read
 }

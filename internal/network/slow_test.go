@@ -43,7 +43,7 @@ func TestSlowRequestLog(t *testing.T) {
 func TestStages(t *testing.T) {
 	at := time.Now()
 	next := func() time.Time { at = at.Add(time.Second); return at }
-	e := started{arrived: next(), begun: next(), local: next(), ready: next(), sending: next(), throttle: 7 * time.Second}
+	e := started{arrived: next(), begun: next(), local: next(), ready: next(), sending: next(), throttle: 7 * time.Second, diskWait: time.Second}
 	took, sum := e.times(next()), time.Duration(0)
 	for s, n := range stageNames {
 		if n.metric == "" || n.log == "" || took[s] == 0 {

@@ -13,6 +13,7 @@ const (
 	stageResponseSend
 	stageTotal    // the sum of those above; what is below comes after the response
 	stageThrottle //
+	stageDiskWait // but this one, which is ours, is a part of stageRemote
 	stages
 )
 
@@ -25,6 +26,7 @@ var stageNames = [stages]struct{ metric, log string }{
 	stageResponseSend:  {"ResponseSendTime", "responseSend"},
 	stageTotal:         {"TotalTime", "total"},
 	stageThrottle:      {"ThrottleTime", "throttle"},
+	stageDiskWait:      {"DiskWaitTime", "diskWait"},
 }
 
 type stageTimes [stages]time.Duration
@@ -39,6 +41,7 @@ func (e *started) times(sent time.Time) stageTimes {
 		stageResponseSend:  sent.Sub(e.sending),
 		stageTotal:         sent.Sub(e.arrived),
 		stageThrottle:      e.throttle,
+		stageDiskWait:      e.diskWait,
 	}
 }
 

@@ -131,7 +131,7 @@ func (c *Conn) answer(out *outbox, reply Reply) {
 	if e.ready = reply.Ready; e.ready.IsZero() {
 		e.ready = time.Now()
 	}
-	e.throttle, e.mayPark = reply.Throttle, reply.MayPark
+	e.throttle, e.mayPark, e.diskWait = reply.Throttle, reply.MayPark, reply.DiskWait
 	out.done = append(out.done, e)
 	if reply.None || broken {
 		return
