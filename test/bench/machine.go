@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -174,15 +176,7 @@ func treeTime(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	in := map[int]bool{pid: true}
-	for grown := true; grown; {
-		grown = false
-		for _, p := range list {
-			if in[p.parent] && !in[p.pid] {
-				in[p.pid], grown = true, true
-			}
-		}
-	}
+	in := below(list, pid)
 	var sum float64
 	found := false
 	for _, p := range list {
@@ -195,6 +189,26 @@ func treeTime(pid int) (time.Duration, error) {
 		return 0, fmt.Errorf("process %d is gone", pid)
 	}
 	return time.Duration(sum * 1e9), nil
+}
+
+// below are a process and all that it started.
+func below(list []processStat, pid int) map[int]bool {
+	in := map[int]bool{pid: true}
+	for grown := true; grown; {
+		grown = false
+		for _, p := range list {
+			if in[p.parent] && !in[p.pid] {
+				in[p.pid], grown = true, true
+			}
+		}
+	}
+	return in
+}
+
+// tree are the pids of a process and of all below it.
+func tree(pid int) ([]int, error) {
+	list, err := processStats()
+	return slices.Collect(maps.Keys(below(list, pid))), err
 }
 
 // residentBytes are the resident set of a process and the largest that it has been.

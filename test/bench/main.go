@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -108,9 +109,12 @@ func (s *settings) run(ctx context.Context) error {
 			fmt.Printf("%-28s %s\n", sc.name, sc.title)
 		}
 		fmt.Printf("%-28s %s\n", "start", "starting on an empty directory, and again after a stop and after kill -9")
+		for _, sc := range coldScenarios {
+			fmt.Printf("%-28s %s; needs root\n", sc.name, sc.title())
+		}
 		return nil
 	}
-	if len(matrix) == 0 && !s.scenario.MatchString("start") {
+	if len(matrix) == 0 && !s.scenario.MatchString("start") && !slices.ContainsFunc(coldScenarios, func(sc coldScenario) bool { return s.scenario.MatchString(sc.name) }) {
 		return errors.New("no scenario has such a name: --list prints them")
 	}
 	dir, err := os.MkdirTemp(s.work, "moldau-bench-")
@@ -130,7 +134,7 @@ func (s *settings) run(ctx context.Context) error {
 	b := &runner{settings: s, dir: dir, say: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	b.report.Facts = facts
 	err = b.all(ctx, matrix)
-	if len(b.report.Runs)+len(b.report.Starts) == 0 {
+	if len(b.report.Runs)+len(b.report.Starts)+len(b.report.Colds) == 0 {
 		return err
 	}
 	// What has been measured is published even if something failed later.

@@ -14,6 +14,9 @@ type report struct {
 	Scenarios []scenarioText `json:"scenarios"`
 	Runs      []run          `json:"runs"`
 	Starts    []startRun     `json:"starts"`
+	Colds     []coldRun      `json:"colds,omitempty"`
+
+	ColdSkipped []string `json:"coldSkipped,omitempty"`
 }
 
 type scenarioText struct {
@@ -89,6 +92,7 @@ func (r *report) markdown(files map[string]string) string {
 	}
 	r.writeMemory(&b)
 	r.writeStarts(&b)
+	r.writeColds(&b)
 	r.writeInvalid(&b)
 	return b.String()
 }

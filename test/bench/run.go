@@ -90,7 +90,10 @@ func (b *runner) all(ctx context.Context, matrix []scenario) error {
 	if err := errors.Join(err, b.stopBrokers()); err != nil {
 		return err
 	}
-	return b.starts(ctx)
+	if err := b.starts(ctx); err != nil {
+		return err
+	}
+	return b.colds(ctx)
 }
 
 // startBrokers starts one broker for each mode that the matrix needs, and one Kafka for all. They run until the end:
