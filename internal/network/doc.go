@@ -42,7 +42,7 @@
 //	RequestQueueTime  begun - arrived, a mute (Throttle) of the request before included
 //	LocalTime         local - begun
 //	RemoteTime        ready - local: parked, for other replicas, for data, for a group, for a disk
-//	DiskWaitTime      Reply.DiskWait, a part of RemoteTime; only requests that waited for a disk are counted
+//	DiskWaitTime      Reply.DiskWait, ours: a part of RemoteTime
 //	ThrottleTime      Reply.Throttle: how long the connection is muted after the response
 //	ResponseQueueTime sending - ready
 //	ResponseSendTime  sent - sending, a client that reads slowly included
