@@ -131,7 +131,7 @@ func (m *flipModel) rotOne() error {
 		pos := int64(0)
 		for rest := data; ; {
 			b, next, err := record.Parse(rest)
-			if err == nil && pos+int64(b.Size()) <= r.off {
+			if err == nil {
 				err = b.CheckCRC() // a length may be wrong already
 			}
 			if err != nil {
@@ -154,7 +154,10 @@ func (m *flipModel) rotOne() error {
 	if err != nil || !found || r.off >= int64(len(data)) {
 		return err // a point has replaced it meanwhile
 	}
-	if slices.ContainsFunc(m.rots, func(o rot) bool { return o.name == r.name && o.off == r.off }) {
+	if slices.ContainsFunc(m.rots, func(o rot) bool {
+		// Of two neighbours that are both damaged, one may look as if it followed what is missing.
+		return o.name == r.name && (o.off == r.off || strings.HasSuffix(r.name, logSuffix) && o.next >= r.first && o.first <= r.next)
+	}) {
 		return nil
 	}
 	r.was = data[r.off]

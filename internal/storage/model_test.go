@@ -205,6 +205,11 @@ func runModel(seed int64, o vfs.MemOptions) (steps int, err error) {
 				return 0, err
 			}
 		}
+		if m.rnd.IntN(15) == 0 {
+			if err := m.recreate(); err != nil {
+				return 0, err
+			}
+		}
 		if err := m.restart(); err != nil {
 			return 0, err
 		}
@@ -351,6 +356,43 @@ func (m *model) restart() error {
 		return fmt.Errorf("open after restart: %w", err)
 	}
 	return m.check()
+}
+
+// recreate deletes the log, mostly with a stop in the middle, and makes one anew under the same name and another topic id: it is empty,
+// whatever is left of the old one.
+func (m *model) recreate() error {
+	m.disk.set(false, 0)
+	if m.rnd.IntN(3) > 0 {
+		m.mem.PowerLossAfter(1 + m.rnd.IntN(20))
+	}
+	err := m.log.Delete()
+	m.note("delete: %v", err)
+	old := m.dir
+	if m.disk.takeFailed() || m.rnd.IntN(2) == 0 {
+		m.mem = m.mem.Crash(m.rnd)
+	} else {
+		m.mem = m.mem.Clone()
+	}
+	old.Close()
+	m.held = nil
+	m.id[3]++
+	m.batches, m.refused, m.pids, m.floor = nil, nil, map[int64]*modelProducer{}, map[int64]int64{}
+	m.safe, m.start, m.tried, m.compacted, m.committed, m.cutShort = 0, 0, 0, 0, 0, false
+	if err := m.open(); err != nil {
+		return fmt.Errorf("open after the deletion of its namesake: %w", err)
+	}
+	if err := m.dir.RemoveDeleted(); err != nil {
+		return fmt.Errorf("remove what was deleted: %w", err)
+	}
+	if m.log.Start() != 0 || m.log.End() != 0 {
+		return fmt.Errorf("S9: a new log has the offsets %d to %d of its namesake", m.log.Start(), m.log.End())
+	}
+	for range m.rnd.IntN(5) {
+		if err := m.append(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findRefused: of a batch that found no room all bytes may be there after all, where those that are missing are
