@@ -233,6 +233,13 @@ func (p *compaction) prepare() error {
 			return err
 		}
 	}
+	// Without a flush policy the high watermark is ahead of the disk. A marker up there decides which records count down here; it
+	// must not be lost when what it made superfluous is.
+	if l.Flushed() < l.committed.Load() { // protection: compaction goes by what is durable
+		if err := l.flush(); err != nil {
+			return err
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.last = make(map[int64]lastBatches, len(l.mu.producers.byID))

@@ -494,6 +494,37 @@ func TestUncleanable(t *testing.T) {
 	mustClose(t, d)
 }
 
+// TestCompactionGoesByWhatIsDurable: without a flush policy the marker that commits a new value is not on the disk yet when the compaction
+// removes the old one. If the power goes then, the new value is undecided again, and the old one has to be there.
+func TestCompactionGoesByWhatIsDurable(t *testing.T) {
+	for seed := range uint64(20) {
+		mem := vfs.NewMem()
+		cfg := compactConfig()
+		cfg.FlushMessages = math.MaxInt64
+		d, l := open(t, mem, cfg)
+		put(t, l, 1, "a=0")
+		put(t, l, 1, "a=1", by(1, 0), inTxn)
+		roll(t, d, l)
+		put(t, l, 1, "b=2")
+		waitFlushed(t, d, l)
+		if err := l.savePoint(); err != nil {
+			t.Fatal(err)
+		}
+		endTxn(t, l, 1, record.Commit, 1)
+		l.SetCommitted(l.End())
+		if stats := mustCompact(t, l, 1); stats.kept == stats.records {
+			t.Fatalf("nothing was removed: %+v", stats)
+		}
+		mem = mem.Crash(rand.New(rand.NewPCG(seed, 1)))
+		d.Close()
+		d, l = open(t, mem, cfg)
+		if got := content(t, l); l.LastStable(l.End()) < l.End() && !strings.Contains(got, "0:a=0") {
+			t.Fatalf("seed %d: a=1 is undecided and a=0 is gone: %s", seed, got)
+		}
+		mustClose(t, d)
+	}
+}
+
 // TestSwapIsFinishedOrUndone stops a replacement before each of its operations, by a kill.
 func TestSwapIsFinishedOrUndone(t *testing.T) {
 	const before = "[0-0 0:a=0] [1-1 1:a=1] [2-2 2:b=2] [3-3 3:a=3] [4-4 4:a=4]"
@@ -659,6 +690,17 @@ func TestSwapSurvivesKillThenPowerLoss(t *testing.T) {
 			d, l = open(t, mem, compactConfig())
 			if got := content(t, l); got != before && got != after {
 				t.Fatalf("killed at %d, seed %d: %s", stopAt, seed, got)
+			}
+			var bases []int64
+			for _, s := range l.view.Load().segments {
+				bases = append(bases, s.base)
+			}
+			if !slices.Equal(bases, []int64{0, 2, 3}) && !slices.Equal(bases, []int64{0, 3}) {
+				t.Fatalf("killed at %d, seed %d: segments at %v", stopAt, seed, bases)
+			}
+			d.scrubber.mu.rate = 1 << 40
+			if d.scrubber.pass(0); d.ScrubStats().Indexes > 0 || len(l.Damage()) > 0 {
+				t.Fatalf("killed at %d, seed %d: damage %v, %d indexes do not fit", stopAt, seed, l.Damage(), d.ScrubStats().Indexes)
 			}
 			mustClose(t, d)
 		}

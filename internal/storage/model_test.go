@@ -464,7 +464,7 @@ func (m *model) check() error {
 	if err := m.preferRefused(); err != nil {
 		return err
 	}
-	m.safe = end
+	m.safe, m.committed = end, min(m.committed, end)
 	start := m.log.Start()
 	if start < m.start || start > max(m.tried, m.start) || start > end {
 		return fmt.Errorf("S12: log start is %d, it was %d and at most %d was asked for", start, m.start, m.tried)
@@ -858,7 +858,11 @@ func (m *model) releaseHeld() error {
 // commit lets the high watermark rise to where it may be.
 func (m *model) commit() {
 	defer func() { m.committed = max(m.committed, m.log.committed.Load()) }()
-	m.log.SetCommitted(m.log.Flushed() - m.rnd.Int64N(m.log.Flushed()+1)*int64(m.rnd.IntN(2))/8)
+	top := m.log.Flushed()
+	if !m.cfg.FlushPolicy() && m.rnd.IntN(2) == 0 {
+		top = m.log.End() // then nobody waits for the disk
+	}
+	m.log.SetCommitted(top - m.rnd.Int64N(top+1)*int64(m.rnd.IntN(2))/8)
 }
 
 func (m *model) raiseStart() error {

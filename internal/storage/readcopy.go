@@ -103,7 +103,7 @@ func (l *Log) copyRange(v *view, seg *segment, file io.ReaderAt, pos, stop, from
 		return Plan{}, pos, false, nil
 	}
 	if want < record.HeaderSize {
-		return Plan{}, pos, true, io.EOF
+		return Plan{}, pos, true, endOfBatches(want)
 	}
 	buf := l.dir.buffers.get(int(want))
 	defer func() {
@@ -119,7 +119,7 @@ func (l *Log) copyRange(v *view, seg *segment, file io.ReaderAt, pos, stop, from
 	for {
 		if len(have) < record.HeaderSize {
 			if int64(len(have)) == stop-pos {
-				return Plan{}, pos, true, io.EOF
+				return Plan{}, pos, true, endOfBatches(stop - pos)
 			}
 			return Plan{}, pos, false, nil // the batch begins behind what was read
 		}
@@ -169,6 +169,14 @@ func (l *Log) copyRange(v *view, seg *segment, file io.ReaderAt, pos, stop, from
 		l.places.learn(v, place{next, seg, pos + int64(whole)})
 	}
 	return Plan{BaseOffset: base, Bytes: have, buf: buf}, pos, true, nil
+}
+
+// endOfBatches is the error where no header is left in a range that ends with a batch.
+func endOfBatches(left int64) error {
+	if left > 0 {
+		return fmt.Errorf("%d bytes are left: %w", left, record.ErrShort)
+	}
+	return io.EOF
 }
 
 // wholeBatches returns how many bytes of p are whole batches, each of which continues the one before, and the offset behind them.
