@@ -35,6 +35,7 @@
 //	S14 Bytes that are known to be damaged are not served as good ones, and are not hidden: neither compaction nor truncation
 //	    reads past them, what is before and behind them is served, and a restart knows of them (see damage.go). A damaged segment takes no
 //	    more appends.
+//	    Before they are known, a reader gets only batches that continue each other (see batchOrder); their CRC is the client's to check.
 //	S15, S16: the journal, see journal.go.
 //
 // # Files

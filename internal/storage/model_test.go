@@ -31,7 +31,7 @@ var (
 
 // TestModel drives one log with random operations on a disk that loses power, at
 // random writes or between operations, that fails or is full, and compares it with the list of everything
-// that was appended. The invariants S1 to S13 of the package comment are checked after every restart.
+// that was appended. The invariants S1 to S13 of the package comment are checked after every restart; rot and S14 have TestModelFlips.
 func TestModel(t *testing.T) {
 	manySeeds(t, *seeds, func(seed int64) (int, error) { return runModel(seed, vfs.MemOptions{}) })
 }

@@ -307,6 +307,24 @@ func TestCompactionRefusesWrongOffsets(t *testing.T) {
 	}
 }
 
+// TestCompactionRefusesDamagedRecords: a compaction that meets a record whose bytes have changed before the scrub did leaves everything as it is. If it
+// wrote the record anew, with a CRC that fits, nobody would ever see that it is not what was sent.
+func TestCompactionRefusesDamagedRecords(t *testing.T) {
+	w := newScrubWorld(t, 5, false)
+	w.cfg.CleanupCompact = true
+	w.l.SetConfig(w.cfg)
+	all := w.batches()
+	i := slices.IndexFunc(all, func(p placed) bool { return p.bytes.Codec() == record.None && p.end-p.pos > 300 })
+	hit := all[i]
+	undo := w.flip(hit.seg.path(logSuffix), hit.end-10, 0) // in a value
+	if _, _, err := w.l.compact(1, 1<<20, 0.9, &pacer{}); !errors.As(err, new(*CorruptionError)) {
+		t.Errorf("the compaction of a damaged log: %v", err)
+	}
+	undo()
+	w.wantReads(all, 0, 0)
+	mustClose(t, w.d)
+}
+
 // TestScrubMendsIndexes: whatever is wrong in an index file of a closed segment, behind the scrub every offset and time is found as before.
 func TestScrubMendsIndexes(t *testing.T) {
 	mended := int64(0)

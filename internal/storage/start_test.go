@@ -19,6 +19,9 @@ func TestLogStartIsDurable(t *testing.T) {
 		mem := vfs.NewMem()
 		cfg := testConfig()
 		cfg.FlushMessages = flushMessages
+		if !cfg.FlushPolicy() {
+			cfg.SegmentBytes = 1 << 20 // no roll, and no point that would flush
+		}
 		d, l := open(t, mem, cfg)
 		for i := range 100 {
 			if _, err := l.Append(batch(t, strings.Repeat("x", 200)), AppendOptions{LeaderEpoch: int32(i / 10)}); err != nil {
