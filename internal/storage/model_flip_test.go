@@ -484,8 +484,8 @@ func (m *flipModel) mayRefuse(at int64, want record.Batch) bool {
 		if strings.HasSuffix(r.name, logSuffix) && r.first < want.NextOffset() && (r.next > at || at < want.BaseOffset() && r.next >= before) {
 			return true
 		}
-		// Before the scrub has looked, damage may keep a reader from what is behind it.
-		return i >= 0 && r.base == v.segments[i].base && r.base >= m.scrubbed
+		// Before the scrub has looked, damage may keep a reader from what is behind it; and an index entry beside damage is not mended.
+		return i >= 0 && r.base == v.segments[i].base && (r.base >= m.scrubbed || strings.HasSuffix(r.name, indexSuffix) && v.segments[i].damaged.Load() != nil)
 	})
 }
 
