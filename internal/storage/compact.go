@@ -55,7 +55,7 @@ func (l *Log) compactable(nowMs int64) (compactable, error) {
 	c.end = segments[0].base
 	for i, s := range segments[:len(segments)-1] {
 		next := segments[i+1].base
-		if next > limit {
+		if next > limit { // protection: only what is decided is compacted
 			break
 		}
 		if next > c.dirty {
@@ -323,7 +323,7 @@ func (p *compaction) mapSegment(s *segment, txns *txnFilter) (full bool, err err
 		}
 		if b.Control() {
 			txns.marker(b)
-		} else if !txns.data(b) {
+		} else if !txns.data(b) { // protection: aborted records make nothing superfluous
 			err := b.Each(p.c.cfg.MaxInflatedBytes, func(r record.Record) error {
 				if r.Key != nil && r.Offset >= p.c.dirty && !p.keys.put(r.Key, r.Offset) {
 					return errMapFull
@@ -364,7 +364,7 @@ func (p *compaction) eachBatch(s *segment, f func(b record.Batch, last bool) err
 			b, err = sc.batch(h)
 		}
 		if err == nil {
-			err = b.CheckCRC()
+			err = b.CheckCRC() // protection: CRC in compaction
 		}
 		// No CRC covers the offset. A wrong one would become what the new segment says.
 		if err == nil && (b.BaseOffset() < next || b.LastOffset() < b.BaseOffset() || b.LastOffset() >= limit) { // protection: order in compaction
@@ -451,13 +451,13 @@ func (p *compaction) cleanBatch(b record.Batch, lastOfGroup bool) error {
 	var drop, horizon bool
 	if b.Control() {
 		needless, entry := p.txns.marker(b)
-		drop = needless && b.DeleteHorizon() && b.BaseTimestampMs() <= p.nowMs
+		drop = needless && b.DeleteHorizon() && b.BaseTimestampMs() <= p.nowMs // protection: markers stay for a while
 		horizon = needless && b.Count() > 0 && !b.DeleteHorizon()
 		if entry != nil {
 			p.out.aborted = append(p.out.aborted, *entry)
 		}
 	} else {
-		drop = p.txns.data(b)
+		drop = p.txns.data(b) // protection: aborted records go
 	}
 	p.keep = p.keep[:0]
 	kept := 0
@@ -504,7 +504,7 @@ func (p *compaction) stays(b record.Batch, r record.Record) bool {
 	if last, known := p.keys.get(r.Key); known && r.Offset < last {
 		return false
 	}
-	return r.Value != nil || !b.DeleteHorizon() || p.nowMs < b.BaseTimestampMs()
+	return r.Value != nil || !b.DeleteHorizon() || p.nowMs < b.BaseTimestampMs() // protection: tombstones stay for a while
 }
 
 // isLast says whether b is the last batch of a live producer.

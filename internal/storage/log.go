@@ -272,7 +272,7 @@ func (l *Log) placeLocked(e *Entry) (*segment, error) {
 	if last := l.mu.epochs.latest(); o.LeaderEpoch < last {
 		return nil, fmt.Errorf("%v: append with leader epoch %d, the log has %d: %w", l.tp, o.LeaderEpoch, last, ErrStaleEpoch)
 	}
-	if err := l.dir.room.admit(int64(b.Size()), o.Reserve); err != nil {
+	if err := l.dir.room.admit(int64(b.Size()), o.Reserve); err != nil { // protection: producers leave room
 		return nil, err
 	}
 	b.SetBaseOffset(l.End())
@@ -313,7 +313,7 @@ func (l *Log) writableLocked() error {
 	if l.mu.closed != nil {
 		return fmt.Errorf("%v: %w", l.tp, l.mu.closed)
 	}
-	return l.dir.offline()
+	return l.dir.offline() // protection: nothing after a failed sync
 }
 
 // writeLocked writes the batches side by side from pos on. A failure leaves the log as it was: bytes behind the
@@ -477,7 +477,7 @@ func (l *Log) makePresentLocked() error {
 		if err := WriteTopicID(fsys, l.path, l.id); err != nil {
 			return err
 		}
-		if err := fsys.SyncDir(l.dir.path); err != nil {
+		if err := fsys.SyncDir(l.dir.path); err != nil { // protection: name of the partition
 			return err
 		}
 		return l.dir.manifest.add(kindPresent, l.key(), l.tp, nil, true) // protection: has data

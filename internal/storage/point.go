@@ -61,7 +61,7 @@ func (l *Log) savePointFiles() error {
 	}
 
 	err := func() error {
-		if err := l.flush(); err != nil {
+		if err := l.flush(); err != nil { // protection: a point is of what is synced
 			return err
 		}
 		for _, s := range seals {

@@ -91,7 +91,7 @@ func (l *Log) claimDirectory() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if id == l.id {
+	if id == l.id { // protection: another topic's directory
 		return true, nil
 	}
 	if id.IsZero() {
@@ -286,7 +286,7 @@ func (l *Log) startOfScan(segments []*segment, from *point) (scanStart, error) {
 		return scanStart{}, &CorruptionError{path.Join(l.path, segmentFile(from.segment, logSuffix)), 0, ErrMissing}
 	}
 	s := segments[i]
-	if size := s.size.Load(); size < from.pos {
+	if size := s.size.Load(); size < from.pos { // protection: lost bytes are told
 		return scanStart{}, &CorruptionError{s.path(logSuffix), size,
 			fmt.Errorf("%w: %d bytes were durable", ErrMissing, from.pos)}
 	}

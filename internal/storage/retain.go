@@ -61,7 +61,7 @@ func (l *Log) expired(nowMs int64) (n int, err error) {
 		}
 		size := s.size.Load()
 		large := cfg.CleanupDelete && cfg.RetentionBytes >= 0 && excess >= size
-		if next > top || !old && !large && next > v.logStart {
+		if next > top || !old && !large && next > v.logStart { // protection: nothing above the high watermark goes
 			return n, nil
 		}
 		excess -= size

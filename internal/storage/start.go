@@ -37,7 +37,7 @@ func (l *Log) raiseStart(offset int64) error {
 	if err := l.Err(); err != nil {
 		return err
 	}
-	if l.Flushed() < offset {
+	if l.Flushed() < offset { // protection: a start is not ahead of the disk
 		// A start behind the durable end would outlive the records that it stands on (S2).
 		if err := l.flush(); err != nil {
 			return err

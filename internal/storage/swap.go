@@ -171,7 +171,7 @@ func (l *Log) finishSwaps(infos []vfs.Info) ([]vfs.Info, error) {
 			}
 		}
 	}
-	if err := l.dir.fs.SyncDir(l.path); err != nil {
+	if err := l.dir.fs.SyncDir(l.path); err != nil { // protection: old names after a kill
 		return nil, err
 	}
 	for _, s := range found {
