@@ -81,7 +81,7 @@ cross: ## build and vet for macOS and Windows too
 connections: ## CONNECTIONS (default 10000) idle connections beside a hundredth of active ones; needs twice as many descriptors
 	@ulimit -n $$(ulimit -Hn); CONNECTIONS=$${CONNECTIONS:-10000} $(GO) test -count=1 -timeout 30m -v -run '^TestConnections$$' ./test/mission/
 
-retained: ## processor time of appends and fetches with RETAINED_BYTES (default 1 GiB) in segments of SEGMENT_BYTES (default 64 KiB) behind them
+retained: ## processor time of appends and fetches with RETAINED_BYTES (default 1 GiB) in segments of SEGMENT_BYTES (default 1 MiB) behind them
 	RETAINED_BYTES=$${RETAINED_BYTES:-1073741824} $(GO) test -count=1 -timeout 2h -v -run '^TestRetainedCPU$$' ./internal/storage
 
 soak: ## SOAK (default 1h) of everything that comes and goes; goroutines, descriptors and memory stay what they were; SEED chooses

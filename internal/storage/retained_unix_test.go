@@ -14,7 +14,7 @@ import (
 )
 
 // TestRetainedCPU prints how much more processor time appends and fetches at the end take with RETAINED_BYTES behind them, in segments of
-// SEGMENT_BYTES (default 65536), on the disk. Without RETAINED_BYTES it is skipped: it measures, and asserts nothing.
+// SEGMENT_BYTES (default 1 MiB, the least that segment.bytes may be), on the disk. Without RETAINED_BYTES it is skipped: it measures, and asserts nothing.
 func TestRetainedCPU(t *testing.T) {
 	retained, _ := strconv.ParseInt(os.Getenv("RETAINED_BYTES"), 10, 64)
 	if retained == 0 {
@@ -24,7 +24,7 @@ func TestRetainedCPU(t *testing.T) {
 	cfg.FlushMessages = 1 << 62
 	cfg.IndexIntervalBytes = 4096
 	if cfg.SegmentBytes, _ = strconv.ParseInt(os.Getenv("SEGMENT_BYTES"), 10, 64); cfg.SegmentBytes == 0 {
-		cfg.SegmentBytes = 64 << 10
+		cfg.SegmentBytes = 1 << 20
 	}
 	root := t.TempDir()
 	d, err := OpenDir(Options{FS: vfs.OS(), Path: root + "/log", MetaDir: root + "/meta"})
