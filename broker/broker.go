@@ -30,6 +30,7 @@ import (
 	"moldau/internal/cluster"
 	"moldau/internal/config"
 	"moldau/internal/controller"
+	"moldau/internal/coordinator/group"
 	"moldau/internal/handler"
 	"moldau/internal/metadata"
 	"moldau/internal/metastore"
@@ -57,22 +58,23 @@ type Options struct {
 
 // Broker is a running broker.
 type Broker struct {
-	o          Options
-	log        *slog.Logger
-	fs         vfs.FS
-	registry   *prometheus.Registry
-	metaLock   io.Closer
-	metaDir    string // holds manifests, metadata store and quarantine
-	dirs       *storage.Dirs
-	store      metastore.Store
-	cluster    *cluster.Cluster
-	partitions *partition.Manager
-	groups     *handler.Groups
-	stalls     *stall.Detector
-	net        *network.Server
-	service    lateService
-	http       *http.Server
-	httpAddrs  []netip.AddrPort
+	o             Options
+	log           *slog.Logger
+	fs            vfs.FS
+	registry      *prometheus.Registry
+	metaLock      io.Closer
+	metaDir       string // holds manifests, metadata store and quarantine
+	dirs          *storage.Dirs
+	store         metastore.Store
+	cluster       *cluster.Cluster
+	partitions    *partition.Manager
+	groups        *handler.Groups
+	groupMetadata atomic.Pointer[group.Metadata] // what they know of the cluster; written by publish
+	stalls        *stall.Detector
+	net           *network.Server
+	service       lateService
+	http          *http.Server
+	httpAddrs     []netip.AddrPort
 
 	storeErr atomic.Pointer[error] // why the metastore is gone for good
 	ready    atomic.Bool

@@ -12,7 +12,7 @@ import (
 
 // openGroups starts the coordinator of groups.
 func (b *Broker) openGroups() error {
-	o, err := handler.GroupOptions(b.o.Config)
+	o, err := handler.GroupOptions(b.o.Config, &b.groupMetadata)
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
@@ -26,8 +26,14 @@ func (b *Broker) openGroups() error {
 func (b *Broker) publish(old, im *metadata.Image) {
 	b.applyLimits(old, im)
 	b.groups.Retire(im)
+	known := b.groupMetadata.Load()
+	meta := handler.GroupMetadata(known, old, im, b.o.Config)
+	b.groupMetadata.Store(meta) // before there are shards that ask for it
 	b.partitions.Apply(im)
 	b.groups.Adopt(im)
+	if meta != known {
+		b.groups.Tell(func(core *group.Shard, now shard.Time) shard.Effects { return core.MetadataChanged(now, meta) })
+	}
 	if gone := deletedTopics(old, im); len(gone) > 0 {
 		b.groups.Tell(func(core *group.Shard, now shard.Time) shard.Effects { return core.TopicsDeleted(now, gone) })
 	}

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"moldau/internal/config"
@@ -19,8 +22,9 @@ import (
 // Groups is the coordinator of the groups whose partitions of __consumer_offsets this broker leads.
 type Groups = coordinator.Runtime[*group.Shard]
 
-// GroupOptions is the part of the coordinator's options that configuration and this package decide.
-func GroupOptions(c *config.Broker) (coordinator.Options[*group.Shard], error) {
+// GroupOptions is the part of the coordinator's options that configuration and this package decide. meta holds what
+// groups know of the cluster, which a shard asks for when it begins; see GroupMetadata.
+func GroupOptions(c *config.Broker, meta *atomic.Pointer[group.Metadata]) (coordinator.Options[*group.Shard], error) {
 	codec := record.Codec(c.Int("offsets.topic.compression.codec"))
 	if codec < record.None || codec > record.Zstd {
 		return coordinator.Options[*group.Shard]{}, fmt.Errorf("offsets.topic.compression.codec is %d: set it to 0 (none), 1 (gzip), 2 (snappy), 3 (lz4) or 4 (zstd)", codec)
@@ -33,11 +37,20 @@ func GroupOptions(c *config.Broker) (coordinator.Options[*group.Shard], error) {
 		MaxSessionTimeoutMs:      c.Int("group.max.session.timeout.ms"),
 		MaxSize:                  int(c.Int("group.max.size")),
 		InitialRebalanceDelayMs:  c.Int("group.initial.rebalance.delay.ms"),
+		ConsumerMaxSize:          int(c.Int("group.consumer.max.size")),
+		Assignors:                c.List("group.consumer.assignors"),
+		PatternRefreshMs:         c.Int("group.consumer.regex.refresh.interval.ms"),
 	}
+	if unknown := slices.IndexFunc(cfg.Assignors, func(a string) bool { return !slices.Contains(group.Assignors, a) }); unknown >= 0 || len(cfg.Assignors) == 0 {
+		return coordinator.Options[*group.Shard]{}, fmt.Errorf("group.consumer.assignors is %q: set it to a list of %s", strings.Join(cfg.Assignors, ","), strings.Join(group.Assignors, " and "))
+	}
+	policy := strings.ToLower(c.Text("group.consumer.migration.policy"))
+	cfg.Upgrade = policy == "upgrade" || policy == "bidirectional"
+	cfg.Downgrade = policy == "downgrade" || policy == "bidirectional"
 	random := func(out []byte) { _, _ = rand.Read(out) } // it never fails
 	return coordinator.Options[*group.Shard]{
 		Topic: offsetsTopic, Code: codeOf, Codec: codec,
-		New:           func() *group.Shard { return group.New(cfg, random) },
+		New:           func() *group.Shard { return group.New(cfg, meta.Load(), random) },
 		CommitTimeout: c.Millis("offsets.commit.timeout.ms"),
 		LoadBuffer:    int(c.Int("offsets.load.buffer.size")),
 		KeptBuffer:    keptBufferBytes,

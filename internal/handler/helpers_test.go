@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 	"moldau/internal/cluster"
 	"moldau/internal/config"
 	"moldau/internal/coordinator"
+	"moldau/internal/coordinator/group"
+	"moldau/internal/coordinator/shard"
 	"moldau/internal/metadata"
 	"moldau/internal/metastore"
 	"moldau/internal/network"
@@ -25,7 +28,9 @@ import (
 // on the listener "", which is what an empty network.Conn says.
 type broker struct {
 	*Table
-	conn *network.Conn
+	conn          *network.Conn
+	groupMetadata *atomic.Pointer[group.Metadata]
+	published     *metadata.Image
 }
 
 // newBroker starts node 1 with Kafka's defaults, except for sets ("key=value").
@@ -64,7 +69,8 @@ func newBrokerOn(t testing.TB, fsys vfs.FS, root string, sets ...string) *broker
 	}
 	parts := partition.NewManager(partition.Options{Self: 1, Dirs: storage.OneDir(dir), Config: c, Log: log})
 	t.Cleanup(parts.Close)
-	o, err := GroupOptions(c)
+	meta := new(atomic.Pointer[group.Metadata])
+	o, err := GroupOptions(c, meta)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +78,7 @@ func newBrokerOn(t testing.TB, fsys vfs.FS, root string, sets ...string) *broker
 	groups := coordinator.New(o)
 	t.Cleanup(groups.Close)
 	table := New(Options{NodeID: 1, Cluster: cl, Partitions: parts, Groups: groups, Config: c, Log: log, PoisonBuffers: true})
-	return &broker{table, new(network.Conn)}
+	return &broker{Table: table, conn: new(network.Conn), groupMetadata: meta}
 }
 
 // Start is a burst of one request.
@@ -85,9 +91,13 @@ func (b *broker) Start(ctx context.Context, c *network.Conn, frame []byte, arriv
 // publish gives the newest image to those who act on it.
 func (b *broker) publish() {
 	im := b.o.Cluster.Image()
+	meta := GroupMetadata(b.groupMetadata.Load(), b.published, im, b.o.Config)
+	b.groupMetadata.Store(meta)
+	b.published = im
 	b.o.Groups.Retire(im)
 	b.o.Partitions.Apply(im)
 	b.o.Groups.Adopt(im)
+	b.o.Groups.Tell(func(core *group.Shard, now shard.Time) shard.Effects { return core.MetadataChanged(now, meta) })
 }
 
 const testCorrelationID = 77

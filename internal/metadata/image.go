@@ -203,6 +203,17 @@ func (im *Image) Config(kind ConfigKind, name string) map[string]string {
 	return im.configs[configKey{kind, name}]
 }
 
+// Configs yields, in no order, what is set for each resource of a kind.
+func (im *Image) Configs(kind ConfigKind) iter.Seq2[string, map[string]string] {
+	return func(yield func(string, map[string]string) bool) {
+		for k, v := range im.configs {
+			if k.kind == kind && !yield(k.name, v) {
+				return
+			}
+		}
+	}
+}
+
 // FromSnapshot makes the Image of all keys under Prefix.
 func FromSnapshot(kvs []Change) (*Image, error) {
 	b := newBuilder(Empty())

@@ -604,7 +604,7 @@ func TestDescribeAndList(t *testing.T) {
 }
 
 func TestTimersOfAShardWithoutGroups(t *testing.T) {
-	s := New(testConfig(), counter())
+	s := New(testConfig(), testMetadata(), counter())
 	if d := s.Deadline(); d != math.MaxInt64 {
 		t.Fatalf("deadline %d before it is loaded", d)
 	}
@@ -635,7 +635,7 @@ func TestHeartbeatsDoNotGrowTheTimers(t *testing.T) {
 func BenchmarkRebalanceOf1000(b *testing.B) {
 	cfg := testConfig()
 	cfg.MaxSize, cfg.InitialRebalanceDelayMs = 10_000, 0
-	s := New(cfg, counter())
+	s := New(cfg, testMetadata(), counter())
 	now := shard.Time{MonoMs: 1}
 	s.Loaded(now)
 	do := func(fx shard.Effects) shard.Effects {

@@ -14,8 +14,11 @@ import (
 // describeSaysNotFound is the version of DescribeGroups that calls an unknown group an error.
 const describeSaysNotFound = 6
 
-// typeClassic is the type of a group in ListGroups.
-const typeClassic = "classic"
+// Types of groups in ListGroups.
+const (
+	typeClassic  = "classic"
+	typeConsumer = "consumer"
+)
 
 // DescribeGroup is answered by a *kmsg.DescribeGroupsResponseGroup, in the given version of DescribeGroups.
 func (s *Shard) DescribeGroup(now shard.Time, t shard.Ticket, version int16, group string) shard.Effects {
@@ -23,16 +26,19 @@ func (s *Shard) DescribeGroup(now shard.Time, t shard.Ticket, version int16, gro
 	r := kmsg.NewDescribeGroupsResponseGroup()
 	r.Group = group
 	g := s.groups[group]
-	if g == nil {
+	if g == nil || g.consumer != nil {
 		r.State = dead
 		if version >= describeSaysNotFound {
 			message := fmt.Sprintf("Group %s not found.", group)
+			if g != nil {
+				message = fmt.Sprintf("Group %s is not a classic group.", group)
+			}
 			r.ErrorCode, r.ErrorMessage = int16(wire.GroupIDNotFound), &message
 		}
 		s.reply(t, &r)
 		return s.end()
 	}
-	r.State = g.state().String()
+	r.State = g.state()
 	if c := g.classic; c != nil {
 		r.ProtocolType = c.protocolType
 		if c.state == stable {
@@ -51,6 +57,56 @@ func (s *Shard) DescribeGroup(now shard.Time, t shard.Ticket, version int16, gro
 	return s.end()
 }
 
+// DescribeConsumerGroup is answered by a *kmsg.ConsumerGroupDescribeResponseGroup.
+func (s *Shard) DescribeConsumerGroup(now shard.Time, t shard.Ticket, group string) shard.Effects {
+	s.begin(now)
+	r := kmsg.NewConsumerGroupDescribeResponseGroup()
+	r.Group = group
+	g := s.groups[group]
+	if g == nil || g.consumer == nil {
+		message := fmt.Sprintf("Group %s not found.", group)
+		if g != nil {
+			message = fmt.Sprintf("Group %s is not a consumer group.", group)
+		}
+		r.ErrorCode, r.ErrorMessage = int16(wire.GroupIDNotFound), &message
+		s.reply(t, &r)
+		return s.end()
+	}
+	c := g.consumer
+	r.State, r.Epoch, r.AssignmentEpoch, r.AssignorName = c.state(), c.epoch(), c.target().epoch, c.preferred(s.cfg.Assignors[0])
+	r.Members = make([]kmsg.ConsumerGroupDescribeResponseGroupMember, 0, len(c.members))
+	for _, id := range c.order() {
+		m := c.members[id]
+		x := kmsg.NewConsumerGroupDescribeResponseGroupMember()
+		x.MemberID, x.InstanceID, x.RackID, x.MemberEpoch, x.ClientID, x.ClientHost = m.id, m.instanceID, m.rack, m.epoch, m.clientID, m.clientHost
+		x.SubscribedTopics, x.SubscribedTopicRegex = m.topics, &m.pattern
+		x.Assignment, x.TargetAssignment = s.described(m.assigned.with(m.revoking)), s.described(c.targets[id])
+		if x.MemberType = memberTypeConsumer; m.classic != nil {
+			x.MemberType = memberTypeClassic
+		}
+		r.Members = append(r.Members, x)
+	}
+	s.reply(t, &r)
+	return s.end()
+}
+
+// Types of members in ConsumerGroupDescribe.
+const (
+	memberTypeClassic  = 0
+	memberTypeConsumer = 1
+)
+
+// described leaves out topics that are gone, as they have no name.
+func (s *Shard) described(has shares) kmsg.Assignment {
+	var a kmsg.Assignment
+	for _, x := range has {
+		if t := s.meta.topicByID(x.topic); t != nil {
+			a.TopicPartitions = append(a.TopicPartitions, kmsg.AssignmentTopicPartition{TopicID: x.topic, Topic: t.Name, Partitions: x.parts})
+		}
+	}
+	return a
+}
+
 // ListGroups is answered by a *kmsg.ListGroupsResponse with the groups of this shard that pass the filters of req.
 func (s *Shard) ListGroups(now shard.Time, t shard.Ticket, req *kmsg.ListGroupsRequest) shard.Effects {
 	s.begin(now)
@@ -61,8 +117,10 @@ func (s *Shard) ListGroups(now shard.Time, t shard.Ticket, req *kmsg.ListGroupsR
 	}
 	for _, id := range s.ids() {
 		g := s.groups[id]
-		l := kmsg.ListGroupsResponseGroup{Group: id, GroupState: g.state().String(), GroupType: typeClassic}
-		if g.classic != nil {
+		l := kmsg.ListGroupsResponseGroup{Group: id, GroupState: g.state(), GroupType: typeClassic}
+		if g.consumer != nil {
+			l.GroupType, l.ProtocolType = typeConsumer, consumerType
+		} else if g.classic != nil {
 			l.ProtocolType = g.classic.protocolType
 		}
 		if passes(req.StatesFilter, l.GroupState) && passes(req.TypesFilter, l.GroupType) {
@@ -122,6 +180,12 @@ func failure(response any, why wire.Code) any {
 		r.ErrorCode, r.Members = code, nil
 	case *kmsg.ListGroupsResponse:
 		r.ErrorCode, r.Groups = code, nil
+	case *kmsg.ConsumerGroupHeartbeatResponse:
+		x := kmsg.NewPtrConsumerGroupHeartbeatResponse()
+		x.Version, x.ErrorCode = r.Version, code
+		return x
+	case *kmsg.ConsumerGroupDescribeResponseGroup:
+		r.ErrorCode, r.Members = code, nil
 	default:
 		panic(fmt.Sprintf("BUG: no failure of a %T is known", response))
 	}

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"maps"
 	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -44,12 +45,26 @@ func (s *Shard) JoinGroup(now shard.Time, t shard.Ticket, c Client, req *kmsg.Jo
 		return s.end()
 	}
 	g := s.groups[req.Group]
-	if g == nil && req.MemberID != "" {
+	if g != nil && !g.isEmpty() && g.consumer != nil {
+		resp, why := s.joinConsumer(g, &joiner{t, c, req, requestProtocols(req)})
+		if why != nil {
+			s.abandon()
+			resp = joinError(req.MemberID, why.code)
+		}
+		resp.Version = req.Version
+		s.finish()
+		s.reply(t, resp)
+		return s.end()
+	}
+	if (g == nil || g.consumer != nil) && req.MemberID != "" {
 		s.refuseJoin(t, req, req.MemberID, wire.UnknownMemberID)
 		return s.end()
 	}
 	if g == nil {
 		g = s.groupOrNew(req.Group)
+	}
+	if g.consumer != nil {
+		s.forgetEmptyConsumer(g)
 	}
 	if g.classic == nil {
 		g.classic = newClassic(g)
@@ -57,6 +72,21 @@ func (s *Shard) JoinGroup(now shard.Time, t shard.Ticket, c Client, req *kmsg.Jo
 	s.join(g.classic, &joiner{t, c, req, requestProtocols(req)})
 	s.tidy(g)
 	return s.end()
+}
+
+// forgetEmptyConsumer makes room for a classic group where there is a consumer group without members.
+func (s *Shard) forgetEmptyConsumer(g *group) {
+	s.draftOf(g).dropGroup()
+	s.assumed = append(s.assumed, func() {
+		c := g.classic
+		if c == nil {
+			return
+		}
+		for _, m := range slices.Concat(c.order, slices.Collect(maps.Values(c.pending))) {
+			s.remove(c, m, CodeFor(s.failure))
+		}
+		s.dropClassic(g)
+	})
 }
 
 func (s *Shard) refuseJoin(t shard.Ticket, req *kmsg.JoinGroupRequest, memberID string, code wire.Code) {
@@ -255,7 +285,7 @@ func (s *Shard) replaceQuietly(c *classic, m *member, id string, j *joiner) {
 	if leads {
 		r.leader = id
 	}
-	s.replace = &replacement{id, j.protocols}
+	s.replace = append(s.replace, replacement{id, j.protocols})
 	s.write(shard.Record{Key: groupKey(c.group.id), Value: r.encode()})
 	s.timers.set(c, m, s.now.MonoMs+int64(x.sessionTimeoutMs))
 

@@ -198,8 +198,10 @@ func (s *Shard) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 		return wire.GroupIDNotFound
 	case g == nil:
 		return wire.IllegalGeneration
-	case g.state() == empty && req.Generation < 0:
+	case g.isEmpty() && req.Generation < 0:
 		return wire.None
+	case g.consumer != nil:
+		return g.consumer.mayCommit(req)
 	case g.classic == nil, req.Generation < 0 && req.MemberID == "" && req.InstanceID == nil:
 		return wire.UnknownMemberID
 	}
@@ -216,6 +218,44 @@ func (s *Shard) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 	s.touch(c, m)
 	return wire.None
 }
+
+// mayCommit reports whether who commits is a member in its present epoch. One that has not heard of its last epoch yet may
+// commit what it already had in the epoch that it knows: nobody else can have had it since.
+func (c *consumer) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
+	m := c.members[req.MemberID]
+	if m == nil {
+		return wire.UnknownMemberID
+	}
+	stale := wire.StaleMemberEpoch
+	if m.classic != nil {
+		stale = wire.IllegalGeneration
+	}
+	switch {
+	case m.classic == nil && req.Version < commitHasEpoch:
+		return wire.UnsupportedVersion
+	case req.Generation == m.epoch:
+		return wire.None
+	case req.Generation > m.epoch:
+		return stale
+	}
+	for i := range req.Topics {
+		topic := &req.Topics[i]
+		for j := range topic.Partitions {
+			p := topic.Partitions[j].Partition
+			epoch, ok := m.assigned.epochOf(topic.TopicID, p)
+			if !ok {
+				epoch, ok = m.revoking.epochOf(topic.TopicID, p)
+			}
+			if !ok || req.Generation < epoch { // protection: epochs of OffsetCommit
+				return stale
+			}
+		}
+	}
+	return wire.None
+}
+
+// commitHasEpoch is the version of OffsetCommit from which on members of consumer groups may use it.
+const commitHasEpoch = 9
 
 // void reports whether an offset was committed for another topic of the same name.
 func (c *committed) void(present wire.UUID) bool {
@@ -235,6 +275,11 @@ func (s *Shard) OffsetFetch(now shard.Time, t shard.Ticket, requireStable bool, 
 	resp.Group = req.Group
 	var all offsets
 	if g := s.groups[req.Group]; g != nil {
+		if code := g.mayFetch(req); code != wire.None {
+			resp.ErrorCode = int16(code)
+			s.reply(t, &resp)
+			return s.end()
+		}
 		all = g.offsets
 	}
 	none := ""
@@ -284,6 +329,27 @@ func (s *Shard) OffsetFetch(now shard.Time, t shard.Ticket, requireStable bool, 
 	return s.end()
 }
 
+// mayFetch reports whether a member of a consumer group that fetches offsets is one, in its present epoch: it would begin where
+// another has gone on since.
+func (g *group) mayFetch(req *kmsg.OffsetFetchRequestGroup) wire.Code {
+	if g.consumer == nil || req.MemberID == nil && req.MemberEpoch < 0 {
+		return wire.None
+	}
+	var m *consumerMember
+	if req.MemberID != nil {
+		m = g.consumer.members[*req.MemberID]
+	}
+	switch {
+	case m == nil:
+		return wire.UnknownMemberID
+	case m.epoch == req.MemberEpoch:
+		return wire.None
+	case m.classic != nil:
+		return wire.IllegalGeneration
+	}
+	return wire.StaleMemberEpoch
+}
+
 // OffsetDelete is answered by a *kmsg.OffsetDeleteResponse.
 func (s *Shard) OffsetDelete(now shard.Time, t shard.Ticket, req *kmsg.OffsetDeleteRequest) shard.Effects {
 	s.begin(now)
@@ -295,7 +361,7 @@ func (s *Shard) OffsetDelete(now shard.Time, t shard.Ticket, req *kmsg.OffsetDel
 		resp.ErrorCode = int16(wire.InvalidGroupID)
 	case g == nil:
 		resp.ErrorCode = int16(wire.GroupIDNotFound)
-	case g.state() != empty && g.classic.protocolType != consumerType: // nobody knows what its members use
+	case !g.isEmpty() && g.consumer == nil && g.classic.protocolType != consumerType: // nobody knows what its members use
 		resp.ErrorCode = int16(wire.NonEmptyGroup)
 	default:
 		resp.Topics = s.deleteOffsets(g, req.Topics)
@@ -310,7 +376,7 @@ func (s *Shard) deleteOffsets(g *group, topics []kmsg.OffsetDeleteRequestTopic) 
 		topic := &topics[i]
 		answers[i].Topic = topic.Topic
 		answers[i].Partitions = make([]kmsg.OffsetDeleteResponseTopicPartition, len(topic.Partitions))
-		inUse := g.classic != nil && g.classic.subscribes(topic.Topic)
+		inUse := g.subscribes(topic.Topic)
 		known := g.offsets.of(topic.Topic)
 		for j := range topic.Partitions {
 			p := topic.Partitions[j].Partition
@@ -323,4 +389,12 @@ func (s *Shard) deleteOffsets(g *group, topics []kmsg.OffsetDeleteRequestTopic) 
 		}
 	}
 	return answers
+}
+
+// subscribes reports whether live members use offsets of the topic.
+func (g *group) subscribes(topic string) bool {
+	if g.consumer != nil {
+		return g.consumer.subscribes(topic)
+	}
+	return g.classic != nil && g.classic.subscribes(topic)
 }

@@ -338,7 +338,7 @@ func TestDeleteGroup(t *testing.T) {
 }
 
 func TestCommitsAllocateLittle(t *testing.T) {
-	s := New(testConfig(), counter())
+	s := New(testConfig(), testMetadata(), counter())
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Group, req.Generation, req.Version = "g", -1, 9
 	topic := kmsg.OffsetCommitRequestTopic{Topic: "some-topic"}
@@ -361,7 +361,7 @@ func TestCommitsAllocateLittle(t *testing.T) {
 }
 
 func BenchmarkOffsetCommit100(b *testing.B) {
-	s := New(testConfig(), counter())
+	s := New(testConfig(), testMetadata(), counter())
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.Group, req.Generation, req.Version = "g", -1, 9
 	topic := kmsg.OffsetCommitRequestTopic{Topic: "some-topic"}
@@ -382,7 +382,7 @@ func BenchmarkOffsetCommit100(b *testing.B) {
 }
 
 func BenchmarkHeartbeatIn5000Groups(b *testing.B) {
-	s := New(testConfig(), counter())
+	s := New(testConfig(), testMetadata(), counter())
 	s.Loaded(s.now)
 	for i := range 5000 {
 		rec := groupRecord{protocolType: consumerType, protocol: "range", leader: "m0", generation: 1}

@@ -16,7 +16,7 @@ import (
 const (
 	keyOffsetV0 = 0
 	keyOffset   = 1
-	keyGroup    = 2 // classic groups; above: KIP-848, share and streams groups
+	keyGroup    = 2 // classic groups; above: consumer (see consumerrecords.go), share and streams groups
 
 	// What Kafka 4.3 writes.
 	offsetVersion        = 4
@@ -141,6 +141,7 @@ func (r *groupRecord) encode() []byte {
 type recordKey struct {
 	kind         int16
 	group, topic []byte
+	second       []byte // a member's id, or a pattern
 	partition    int32
 }
 
@@ -153,8 +154,11 @@ func parseKey(key []byte) (recordKey, error) {
 		k.group = readView(&r, false)
 		k.topic = readView(&r, false)
 		k.partition = r.Int32()
-	case keyGroup:
+	case keyGroup, keyConsumer, keyConsumerTopics, keyTargetEpoch:
 		k.group = readView(&r, false)
+	case keyConsumerMember, keyTarget, keyCurrent, keyConsumerPattern:
+		k.group = readView(&r, false)
+		k.second = readView(&r, false)
 	}
 	if !r.Ok() {
 		return recordKey{}, fmt.Errorf("%w: key % x ends early", errRecord, key[:min(len(key), 64)])

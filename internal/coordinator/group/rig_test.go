@@ -16,7 +16,8 @@ import (
 
 func testConfig() Config {
 	return Config{OffsetMetadataMaxBytes: 64, OffsetsRetentionMs: 3_600_000, RetentionCheckIntervalMs: 600_000,
-		MinSessionTimeoutMs: 6000, MaxSessionTimeoutMs: 1_800_000, MaxSize: 100, InitialRebalanceDelayMs: 3000}
+		MinSessionTimeoutMs: 6000, MaxSessionTimeoutMs: 1_800_000, MaxSize: 100, InitialRebalanceDelayMs: 3000,
+		ConsumerMaxSize: 100, Assignors: []string{assignorUniform, assignorRange}, Upgrade: true, Downgrade: true, PatternRefreshMs: 600_000}
 }
 
 // counter is randomness that a test can repeat.
@@ -47,7 +48,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	for _, f := range change {
 		f(&cfg)
 	}
-	r := &rig{T: t, s: New(cfg, counter()), answers: map[shard.Ticket]shard.Reply{}, now: shard.Time{MonoMs: 1000, WallMs: 1_700_000_000_000}}
+	r := &rig{T: t, s: New(cfg, testMetadata(), counter()), answers: map[shard.Ticket]shard.Reply{}, now: shard.Time{MonoMs: 1000, WallMs: 1_700_000_000_000}}
 	r.do(r.s.Loaded(r.now))
 	return r
 }
@@ -97,7 +98,7 @@ func (r *rig) checkFold() {
 }
 
 func compareFold(s *Shard, log []shard.Record) (live, folded string) {
-	f := New(s.cfg, counter())
+	f := New(s.cfg, s.meta, counter())
 	for _, rec := range log {
 		if err := f.Replay(rec); err != nil {
 			return "", err.Error()
@@ -105,7 +106,7 @@ func compareFold(s *Shard, log []shard.Record) (live, folded string) {
 	}
 	rebalancing := map[string]bool{}
 	for id, g := range s.groups {
-		rebalancing[id] = g.state() == preparingRebalance || g.state() == completingRebalance
+		rebalancing[id] = g.classic != nil && (g.classic.state == preparingRebalance || g.classic.state == completingRebalance)
 	}
 	return hardState(s, rebalancing), hardState(f, rebalancing)
 }
@@ -116,10 +117,14 @@ func hardState(s *Shard, rebalancing map[string]bool) string {
 	for _, id := range s.ids() {
 		g := s.groups[id]
 		c := g.classic
-		if len(g.offsets) == 0 && (c == nil || !c.logged) {
+		if len(g.offsets) == 0 && (c == nil || !c.logged) && g.consumer == nil {
 			continue
 		}
 		fmt.Fprintf(&b, "group %q %+v\n", id, g.offsets)
+		if g.consumer != nil {
+			b.WriteString(hardConsumer(g.consumer))
+			continue
+		}
 		if c == nil || !c.logged || rebalancing[id] {
 			continue
 		}
@@ -146,9 +151,17 @@ func hardState(s *Shard, rebalancing map[string]bool) string {
 func consistent(s *Shard) error {
 	for id, g := range s.groups {
 		c := g.classic
+		if c != nil && g.consumer != nil {
+			return fmt.Errorf("group %s is of both kinds", id)
+		}
 		if c == nil {
-			if len(g.offsets) == 0 {
+			if len(g.offsets) == 0 && g.consumer == nil {
 				return fmt.Errorf("group %s has nothing", id)
+			}
+			if g.consumer != nil {
+				if err := consistentConsumer(s, g); err != nil {
+					return fmt.Errorf("group %s: %w", id, err)
+				}
 			}
 			continue
 		}
@@ -172,7 +185,8 @@ func consistent(s *Shard) error {
 			if c.byID[m.id] != m {
 				return fmt.Errorf("group %s: member %s is not found", id, m.id)
 			}
-			if !m.armed && m.join == 0 && m.sync == 0 {
+			fresh := slices.ContainsFunc(s.converted, func(x converted) bool { return x.group == id }) // looked after from the next event on
+			if !m.armed && m.join == 0 && m.sync == 0 && !fresh {
 				return fmt.Errorf("group %s: nobody looks after member %s", id, m.id)
 			}
 		}
@@ -209,8 +223,7 @@ func consistent(s *Shard) error {
 func (r *rig) restart() {
 	r.Helper()
 	cfg := r.s.cfg
-	random := r.s.random
-	r.s = New(cfg, random)
+	r.s = New(cfg, r.s.meta, r.s.random)
 	r.lost = r.tickets
 	for _, rec := range r.log {
 		if err := r.s.Replay(rec); err != nil {
@@ -382,6 +395,11 @@ func (r *rig) syncFails(t shard.Ticket, want wire.Code) {
 
 func (r *rig) heartbeat(memberID string, generation int32, want wire.Code, instanceID ...string) {
 	r.Helper()
+	r.code(int16(r.heartbeatAny(memberID, generation, instanceID...)), want)
+}
+
+func (r *rig) heartbeatAny(memberID string, generation int32, instanceID ...string) wire.Code {
+	r.Helper()
 	req := kmsg.NewPtrHeartbeatRequest()
 	req.Version, req.Group, req.MemberID, req.Generation = 4, "g", memberID, generation
 	if len(instanceID) > 0 {
@@ -389,7 +407,7 @@ func (r *rig) heartbeat(memberID string, generation int32, want wire.Code, insta
 	}
 	t := r.ticket()
 	r.do(r.s.Heartbeat(r.now, t, req))
-	r.code(answer[*kmsg.HeartbeatResponse](r, t).ErrorCode, want)
+	return wire.Code(answer[*kmsg.HeartbeatResponse](r, t).ErrorCode)
 }
 
 func (r *rig) leave(version int16, members ...kmsg.LeaveGroupRequestMember) *kmsg.LeaveGroupResponse {

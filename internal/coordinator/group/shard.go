@@ -1,7 +1,12 @@
 // Package group is the passive core of consumer groups: who is a member of which group, which
 // generation is in force, who was assigned what, and what was committed. It alone knows the
-// records of __consumer_offsets, Kafka's rules of the classic group protocol and the
-// expiry of offsets. It decides; package coordinator appends, commits, sends and keeps time.
+// records of __consumer_offsets, Kafka's rules of the classic group protocol and of the consumer protocol
+// (KIP-848), how groups turn from one into the other, and the expiry of offsets. It decides; package
+// coordinator appends, commits, sends and keeps time.
+//
+// A classic group is in classic.go, join.go and sync.go. A consumer group is the fold of its records in consumer.go;
+// an event changes a draft of it (draft.go), each change being a record; consumerheartbeat.go, patterns.go, reconcile.go and
+// assignor.go are the steps of a heartbeat, migrate.go is what both kinds have to do with each other.
 //
 // # Invariants
 //
@@ -12,6 +17,12 @@
 //	G3  Who commits as a member is one, in the generation in force, which is not being assigned; so a member that
 //	    was taken for dead cannot overwrite the offsets of who came after it.
 //	G4  Each request is answered once: at once, or when what it waits for has come, gone or been replaced.
+//	G5  A partition of a consumer group has one holder at most: a member is given it only after the one before has said that it
+//	    gave it back, has left, or was taken for dead (cluster invariant 28).
+//	G6  The epoch of a member is at most that of the target assignment, which is at most that of the group; in
+//	    an empty consumer group the last two are equal (cluster invariant 29).
+//	G7  Who commits as a member of a consumer group has the partition, and knows of it: it has it since the epoch that it
+//	    commits in, or an earlier one.
 //
 // Where this differs from Kafka 4.3 it is on purpose, and said so at the place: "Kafka" finds them.
 package group
@@ -35,6 +46,11 @@ type Config struct {
 	MaxSessionTimeoutMs      int64 // group.max.session.timeout.ms
 	MaxSize                  int   // group.max.size
 	InitialRebalanceDelayMs  int64 // group.initial.rebalance.delay.ms
+
+	ConsumerMaxSize    int      // group.consumer.max.size
+	Assignors          []string // group.consumer.assignors; the first is the default
+	Upgrade, Downgrade bool     // group.consumer.migration.policy
+	PatternRefreshMs   int64    // group.consumer.regex.refresh.interval.ms
 }
 
 // Client is who sends a request.
@@ -61,32 +77,46 @@ const retryMs = 1000
 
 // Shard is the groups of one partition of __consumer_offsets. It implements shard.Core.
 type Shard struct {
-	cfg    Config
-	random func(out []byte)
-	groups map[string]*group
-	timers timers
-	sweeps sweeps
+	cfg       Config
+	meta      *Metadata
+	random    func(out []byte)
+	groups    map[string]*group
+	watches   map[watchKey]*watch // members of consumer groups
+	timers    timers
+	sweeps    sweeps
+	converted []converted // by the event before
 
 	// Of the event that goes on, or has just been.
 	now     shard.Time
 	fx      shard.Effects
-	assumed []func()     // takes back what fx.Records were assumed to do, besides being replayed
-	replace *replacement // what a record of fx does not say
-	failure wire.Code    // of Failed: why
+	assumed []func()      // takes back what fx.Records were assumed to do, besides being replayed
+	replace []replacement // what a record of fx does not say
+	drafts  []*draft
+	failure wire.Code // of Failed: why
 }
 
 // group is what has one group id: offsets, and members of one kind.
 type group struct {
 	id      string
 	offsets offsets
-	classic *classic // nil: only offsets were ever committed
+	// Of these at most one is there, except in the middle of an event that makes one of the other. Both nil: only offsets
+	// were ever committed.
+	classic  *classic
+	consumer *consumer
 }
 
 var _ shard.Core = (*Shard)(nil)
 
 // New returns an empty shard. random fills out with random bytes, of which member ids are made.
-func New(cfg Config, random func(out []byte)) *Shard {
-	return &Shard{cfg: cfg, random: random, groups: map[string]*group{}, sweeps: sweeps{nextCheckMs: math.MaxInt64}}
+func New(cfg Config, meta *Metadata, random func(out []byte)) *Shard {
+	return &Shard{cfg: cfg, meta: meta, random: random, groups: map[string]*group{}, watches: map[watchKey]*watch{}, sweeps: sweeps{nextCheckMs: math.MaxInt64}}
+}
+
+// MetadataChanged tells of new metadata. Groups look at it when one of their members is heard of.
+func (s *Shard) MetadataChanged(now shard.Time, m *Metadata) shard.Effects {
+	s.begin(now)
+	s.meta = m
+	return s.end()
 }
 
 // begin begins an event.
@@ -95,6 +125,10 @@ func (s *Shard) begin(now shard.Time) {
 	s.fx = shard.Effects{}
 	s.assumed = s.assumed[:0]
 	s.replace = nil
+	s.drafts = nil
+	if len(s.converted) > 0 {
+		s.settleConverted()
+	}
 }
 
 func (s *Shard) end() shard.Effects {
@@ -124,12 +158,23 @@ func (s *Shard) groupOrNew(id string) *group {
 	return g
 }
 
-// state is the group's state; without members it is Empty.
-func (g *group) state() state {
-	if g.classic == nil {
-		return empty
+// isEmpty reports whether the group has no members, and is not about to have any.
+func (g *group) isEmpty() bool {
+	if g.consumer != nil {
+		return len(g.consumer.members) == 0
 	}
-	return g.classic.state
+	return g.classic == nil || g.classic.state == empty
+}
+
+// state is the group's state in Kafka's words.
+func (g *group) state() string {
+	switch {
+	case g.consumer != nil:
+		return g.consumer.state()
+	case g.classic != nil:
+		return g.classic.state.String()
+	}
+	return empty.String()
 }
 
 // tidy forgets the group if there is nothing to know about it.
@@ -141,7 +186,7 @@ func (s *Shard) tidy(g *group) {
 		s.endPhase(c)
 		g.classic = nil
 	}
-	if len(g.offsets) == 0 {
+	if len(g.offsets) == 0 && g.consumer == nil {
 		delete(s.groups, g.id)
 	}
 }
@@ -160,8 +205,89 @@ func (s *Shard) Replay(r shard.Record) error {
 		return s.replayOffset(k, r.Value)
 	case keyGroup:
 		return s.replayGroup(k, r.Value)
+	case keyConsumer, keyConsumerTopics, keyConsumerMember, keyTargetEpoch, keyTarget, keyCurrent, keyConsumerPattern:
+		if err := s.replayConsumer(k, r.Value); err != nil {
+			return fmt.Errorf("group %q: %w", k.group, err)
+		}
 	}
 	return nil
+}
+
+// replayConsumer changes what one key of a consumer group says. A group is there while one says anything.
+func (s *Shard) replayConsumer(k recordKey, value []byte) error {
+	g := s.groups[string(k.group)]
+	if value == nil && (g == nil || g.consumer == nil) {
+		return nil
+	}
+	if g == nil {
+		g = s.groupOrNew(string(k.group))
+	}
+	c := g.consumer
+	if c == nil {
+		c = newConsumer()
+	}
+	if err := c.replay(k, value); err != nil {
+		s.tidy(g)
+		return err
+	}
+	if g.consumer = c; c.none() {
+		g.consumer = nil
+	}
+	s.tidy(g)
+	return nil
+}
+
+func (c *consumer) replay(k recordKey, value []byte) (err error) {
+	there, id := value != nil, string(k.second)
+	switch k.kind {
+	case keyConsumer:
+		var e groupEpoch
+		if c.group = nil; there {
+			e, err = parseGroupEpoch(value)
+			c.group = &e
+		}
+	case keyTargetEpoch:
+		var e targetEpoch
+		if c.made = nil; there {
+			e, err = parseTargetEpoch(value)
+			c.made = &e
+		}
+	case keyConsumerTopics:
+		c.topicRecord = there
+	case keyConsumerMember:
+		var m *memberMeta
+		if there {
+			m, err = parseMemberMeta(value)
+		}
+		if err == nil {
+			c.setMeta(id, m)
+		}
+	case keyCurrent:
+		var m *current
+		if there {
+			m, err = parseCurrent(value)
+		}
+		if err == nil {
+			c.setCurrent(id, m)
+		}
+	case keyTarget:
+		var target shares
+		if there {
+			target, err = parseTarget(value)
+		}
+		if err == nil {
+			c.setTarget(id, target, there)
+		}
+	case keyConsumerPattern:
+		var p *resolved
+		if there {
+			p, err = parseResolved(value)
+		}
+		if err == nil {
+			c.setPattern(id, p)
+		}
+	}
+	return err
 }
 
 func (s *Shard) replayGroup(k recordKey, value []byte) error {
@@ -225,8 +351,8 @@ func (s *Shard) become(c *classic, r *groupRecord) {
 		m.id, m.instanceID, m.clientID, m.host = mr.id, mr.instanceID, mr.clientID, mr.clientHost
 		m.rebalanceTimeoutMs, m.sessionTimeoutMs = mr.rebalanceTimeoutMs, mr.sessionTimeoutMs
 		m.assignment = mr.assignment
-		if x := s.replace; x != nil && x.id == mr.id {
-			m.protocols = x.protocols
+		if at := slices.IndexFunc(s.replace, func(x replacement) bool { return x.id == mr.id }); at >= 0 {
+			m.protocols = s.replace[at].protocols
 		}
 		if b, ok := m.metadata(r.protocol); !ok || string(b) != string(mr.subscription) {
 			m.protocols = []protocol{{r.protocol, mr.subscription}}
@@ -255,6 +381,10 @@ func (s *Shard) become(c *classic, r *groupRecord) {
 func (s *Shard) Loaded(now shard.Time) shard.Effects {
 	s.begin(now)
 	for _, id := range s.ids() {
+		if g := s.groups[id]; g.consumer != nil {
+			g.consumer.rebuild()
+			s.watchAll(g)
+		}
 		c := s.groups[id].classic
 		if c == nil {
 			continue
@@ -271,7 +401,12 @@ func (s *Shard) Loaded(now shard.Time) shard.Effects {
 }
 
 // Deadline is shard.Core's.
-func (s *Shard) Deadline() int64 { return min(s.timers.next(), s.sweeps.next()) }
+func (s *Shard) Deadline() int64 {
+	if len(s.converted) > 0 {
+		return s.now.MonoMs
+	}
+	return min(s.timers.next(), s.sweeps.next())
+}
 
 // Tick is shard.Core's.
 func (s *Shard) Tick(now shard.Time) shard.Effects {
@@ -281,9 +416,12 @@ func (s *Shard) Tick(now shard.Time) shard.Effects {
 		if !ok {
 			break
 		}
-		if t.m != nil {
+		switch {
+		case t.w != nil:
+			s.expireDuty(t.w, t.duty)
+		case t.m != nil:
 			s.expireSession(t.c, t.m)
-		} else {
+		default:
 			s.expirePhase(t.c)
 		}
 	}
@@ -293,8 +431,11 @@ func (s *Shard) Tick(now shard.Time) shard.Effects {
 
 // Failed is shard.Core's.
 func (s *Shard) Failed(now shard.Time, e shard.Effects, why wire.Code) shard.Effects {
-	assumed := slices.Clone(s.assumed)
+	assumed, drafts := slices.Clone(s.assumed), s.drafts
 	s.begin(now)
+	for _, d := range drafts {
+		s.watchAll(d.g)
+	}
 	s.failure = why
 	for _, r := range e.Replies {
 		if !r.Early {

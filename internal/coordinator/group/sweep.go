@@ -93,7 +93,14 @@ func (s *Shard) sweepPortion(x *sweep) (done bool) {
 		if !whole {
 			return false
 		}
-		if c := g.classic; x.topics == nil && all && c != nil && c.logged && c.state == empty && len(c.pending) == 0 {
+		if x.topics != nil || !all || !g.isEmpty() {
+			continue
+		}
+		if g.consumer != nil {
+			if d := s.draftOf(g); len(d.c.members) == 0 && !d.own { // nothing has happened to it in this event
+				d.dropGroup()
+			}
+		} else if c := g.classic; c != nil && c.logged && len(c.pending) == 0 {
 			s.write(shard.Record{Key: groupKey(g.id)})
 		}
 	}
@@ -135,7 +142,14 @@ func (s *Shard) forgets(x *sweep, g *group, topic string, c *committed) bool {
 // expired reports whether the retention of an offset is over.
 func (s *Shard) expired(g *group, topic string, o *committed) bool {
 	base := o.commitMs
-	if c := g.classic; c != nil && c.protocolType != "" {
+	if c := g.consumer; c != nil {
+		if len(c.members) > 0 && c.subscribes(topic) { // protection: offsets in use by a consumer group
+			return false
+		}
+		if len(c.members) == 0 {
+			base = max(base, c.target().madeMs) // when it became empty; Kafka does not know that of consumer groups
+		}
+	} else if c := g.classic; c != nil && c.protocolType != "" {
 		switch {
 		case c.state == empty:
 			// Since the group became empty; with Kafka an offset that was set later, by an administrator say, goes as early.
@@ -186,7 +200,7 @@ func (s *Shard) deletePortion(x *sweep) (done bool) {
 	case g == nil:
 		s.answerDelete(x, wire.None)
 		return true
-	case g.state() != empty:
+	case !g.isEmpty():
 		s.answerDelete(x, wire.NonEmptyGroup)
 		return true
 	}
@@ -202,6 +216,9 @@ func (s *Shard) deletePortion(x *sweep) (done bool) {
 			}
 			s.write(offsetTombstone(g.id, g.offsets[i].name, g.offsets[i].parts[j].partition))
 		}
+	}
+	if g.consumer != nil {
+		s.draftOf(g).dropGroup()
 	}
 	if c := g.classic; c != nil && c.logged {
 		s.write(shard.Record{Key: groupKey(g.id)})

@@ -27,6 +27,12 @@ func (s *Shard) SyncGroup(now shard.Time, t shard.Ticket, req *kmsg.SyncGroupReq
 }
 
 func (s *Shard) sync(t shard.Ticket, req *kmsg.SyncGroupRequest) wire.Code {
+	if g := s.groups[req.Group]; g != nil && g.consumer != nil {
+		r := s.syncConsumer(g, req)
+		r.Version = req.Version
+		s.reply(t, r)
+		return wire.None
+	}
 	c, m, code := s.member(req.Group, req.MemberID, req.InstanceID)
 	differs := func(p *string, own string) bool { return p != nil && *p != own }
 	switch {
@@ -106,6 +112,11 @@ func (s *Shard) Heartbeat(now shard.Time, t shard.Ticket, req *kmsg.HeartbeatReq
 	s.begin(now)
 	r := kmsg.NewPtrHeartbeatResponse()
 	r.Version = req.Version
+	if g := s.groups[req.Group]; g != nil && g.consumer != nil {
+		r.ErrorCode = int16(s.heartbeatConsumer(g, req))
+		s.reply(t, r)
+		return s.end()
+	}
 	c, m, code := s.member(req.Group, req.MemberID, req.InstanceID)
 	switch {
 	case code != wire.None:
@@ -146,7 +157,11 @@ func (s *Shard) LeaveGroup(now shard.Time, t shard.Ticket, req *kmsg.LeaveGroupR
 
 func (s *Shard) leave(group string, leaving []kmsg.LeaveGroupRequestMember) []kmsg.LeaveGroupResponseMember {
 	var c *classic
-	if g := s.groups[group]; g != nil {
+	if g := s.groups[group]; g != nil && g.consumer != nil {
+		answers := s.leaveConsumer(g, leaving)
+		s.finish()
+		return answers
+	} else if g != nil {
 		c = g.classic
 	}
 	answers := make([]kmsg.LeaveGroupResponseMember, len(leaving))

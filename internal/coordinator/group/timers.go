@@ -2,8 +2,8 @@ package group
 
 import "math"
 
-// alarm is what a timer belongs to: a member's session or a group's phase. Moving the deadline later is a
-// store (heartbeats do that); the timer finds out when it fires, and goes back into the heap.
+// alarm is what a timer belongs to: a member's session, a group's phase, or what a member of a consumer group is to do in time.
+// Moving the deadline later is a store (heartbeats do that); the timer finds out when it fires, and goes back into the heap.
 type alarm struct {
 	deadlineMs int64
 	armedMs    int64 // when the timer in the heap fires; meaningful while armed
@@ -18,10 +18,15 @@ type timer struct {
 	version uint32
 	c       *classic
 	m       *member // nil: the group's phase
+	w       *watch  // of a consumer group; c and m are nil then
+	duty    duty
 }
 
 func (t timer) alarm() *alarm {
-	if t.m != nil {
+	switch {
+	case t.w != nil:
+		return &t.w.alarms[t.duty]
+	case t.m != nil:
 		return &t.m.alarm
 	}
 	return &t.c.alarm
@@ -37,9 +42,13 @@ type timers struct {
 }
 
 // set lets the alarm of m, or of the group where m is nil, go off at atMs.
-func (h *timers) set(c *classic, m *member, atMs int64) {
-	t := timer{atMs: atMs, c: c, m: m}
-	a := t.alarm()
+func (h *timers) set(c *classic, m *member, atMs int64) { h.arm(timer{atMs: atMs, c: c, m: m}) }
+
+// setDuty lets a member of a consumer group be fenced at atMs unless it does what it is to do.
+func (h *timers) setDuty(w *watch, d duty, atMs int64) { h.arm(timer{atMs: atMs, w: w, duty: d}) }
+
+func (h *timers) arm(t timer) {
+	a, atMs := t.alarm(), t.atMs
 	a.deadlineMs = atMs
 	if a.armed && a.armedMs <= atMs {
 		return
@@ -81,7 +90,8 @@ func (h *timers) due(nowMs int64) (timer, bool) {
 		if a.deadlineMs <= nowMs {
 			return t, true
 		}
-		h.set(t.c, t.m, a.deadlineMs)
+		t.atMs = a.deadlineMs
+		h.arm(t)
 	}
 	return timer{}, false
 }

@@ -361,7 +361,7 @@ func (w *world) commitOffsets(group, id string, instance *string, generation int
 					return fmt.Errorf("%d records for %d offsets", len(fx.Records), len(ws))
 				}
 				if i == 0 && generation >= 0 {
-					if st := w.s.groups[group].state(); st == completingRebalance {
+					if st := w.s.groups[group].state(); st == completingRebalance.String() {
 						return fmt.Errorf("accepted while partitions are given out")
 					}
 					if g := w.assured[w.incarnation(group, len(w.log))]; generation < g {

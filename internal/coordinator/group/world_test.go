@@ -134,6 +134,7 @@ type world struct {
 	log     []shard.Record
 	batches []int // ends of the batches in log
 	hw      int
+	meta    *Metadata
 	held    []held
 	parked  map[shard.Ticket]*call
 	tickets shard.Ticket
@@ -165,6 +166,7 @@ func newWorld(seed uint64) *world {
 	for i := range worldTopics {
 		w.topics[fmt.Sprintf("t%d", i)] = wire.UUID{1, byte(i)}
 	}
+	w.meta = testMetadata()
 	w.load()
 	groups := 1 + w.rnd.IntN(2)
 	for i := range 3 + w.rnd.IntN(4) {
@@ -496,7 +498,7 @@ func (w *world) crash() {
 }
 
 func (w *world) load() {
-	w.s = New(w.cfg, func(out []byte) {
+	w.s = New(w.cfg, w.meta, func(out []byte) {
 		for i := range out {
 			out[i] = byte(w.rnd.Uint32())
 		}
@@ -571,7 +573,7 @@ func (w *world) checkRest() {
 		}
 	}
 	for id, g := range w.s.groups {
-		if st := g.state(); st != stable && st != empty {
+		if st := g.state(); st != "Stable" && st != "Empty" {
 			w.fail("group %s ends in %s", id, st)
 		}
 	}
