@@ -389,7 +389,7 @@ func (h *holders) release(m *consumerMember) {
 	for _, s := range []shares{m.assigned, m.revoking} {
 		for i := range s {
 			for _, p := range s[i].parts {
-				if tp := (topicPartition{s[i].topic, p}); h.epoch(tp) == m.epoch { // protection: only the holder releases
+				if tp := (topicPartition{s[i].topic, p}); h.epoch(tp) == m.epoch {
 					h.set(tp, unheld)
 				}
 			}

@@ -162,7 +162,7 @@ func TestConsumerHeartbeatIsChecked(t *testing.T) {
 	r.beat("a", 0, 2, "1:0,1,2,3")
 	r.beat("b", 0, 2, "-")
 	r.beatFails("c", 0, wire.GroupMaxSizeReached)
-	r.beatFails("c", 2, wire.GroupMaxSizeReached) // before anybody looks who it is, as Kafka
+	r.beatFails("c", 2, wire.UnknownMemberID)
 	r.beatFails("a", 7, wire.FencedMemberEpoch)
 	r.beatFails("a", 1, wire.FencedMemberEpoch)
 	r.beatFails("c", -1, wire.UnknownMemberID)
@@ -544,4 +544,19 @@ func TestRefusedConsumerRecords(t *testing.T) {
 	if len(r.s.watches) != 0 {
 		t.Errorf("%d members are looked after", len(r.s.watches))
 	}
+}
+
+// A heartbeat that is overtaken by its repetition says what the member had in the epoch before, not what it gives back in this one.
+func TestOldHeartbeatGivesNothingBack(t *testing.T) {
+	r := newRig(t)
+	r.beat("a", 0, 2, "1:0,1,2,3")
+	r.topics(2, testTopic("t", 1, 8))
+	r.pass(1000)
+	r.beat("a", 2, 3, "1:0,1,2,3,4,5,6,7", owning("1:0,1,2,3"))
+	r.pass(1000)
+	r.beat("b", 0, 4, "-")
+	r.beat("a", 2, 3, "1:0,1,2,3", owning("1:0,1,2,3"))
+	r.beat("b", 4, 4, "same")
+	r.beat("a", 3, 4, "same", owning("1:0,1,2,3"))
+	r.beat("b", 4, 4, "1:4,5,6,7")
 }

@@ -104,8 +104,10 @@ func (s *Shard) consumerHeartbeat(client Client, req *kmsg.ConsumerGroupHeartbea
 	if why != nil {
 		return nil, why
 	}
-	if why := d.room(req.MemberID); why != nil {
-		return nil, why
+	if joins { // Kafka says it to a member that was taken for dead, too, which then does not learn that it was
+		if why := d.room(req.MemberID); why != nil {
+			return nil, why
+		}
 	}
 	id := req.MemberID
 	if id == "" {
@@ -119,6 +121,11 @@ func (s *Shard) consumerHeartbeat(client Client, req *kmsg.ConsumerGroupHeartbea
 	before, why := d.subscriber(id, req, owned)
 	if why != nil {
 		return nil, why
+	}
+	if !joins && req.MemberEpoch != before.epoch {
+		// It has not heard of its present epoch, so it does not say what it does with what it has in it. Kafka takes it for
+		// said; a request that was overtaken by its own repetition then gives away what the member has by now.
+		owned = ownership{} // protection: only the present epoch gives back
 	}
 	meta := before.memberMeta
 	meta.clientID, meta.clientHost, meta.classic = client.ID, client.Host, nil
@@ -149,7 +156,7 @@ func (s *Shard) consumerHeartbeat(client Client, req *kmsg.ConsumerGroupHeartbea
 	d.atEnd(func() { s.watchMember(req.Group, after, settings.SessionTimeoutMs) })
 	resp := kmsg.NewPtrConsumerGroupHeartbeatResponse()
 	resp.MemberID, resp.MemberEpoch, resp.HeartbeatIntervalMillis = &id, after.epoch, settings.HeartbeatIntervalMs
-	whole := req.RebalanceTimeoutMillis != -1 && (req.SubscribedTopicNames != nil || req.SubscribedTopicRegex != nil) && owned.known
+	whole := req.RebalanceTimeoutMillis != -1 && (req.SubscribedTopicNames != nil || req.SubscribedTopicRegex != nil) && req.Topics != nil
 	if joins || whole || !after.assigned.equal(before.assigned) {
 		resp.Assignment = &kmsg.ConsumerGroupHeartbeatResponseAssignment{Topics: make([]kmsg.ConsumerGroupHeartbeatResponseAssignmentTopic, len(after.assigned))}
 		for i, x := range after.assigned {
@@ -375,7 +382,8 @@ func (d *draft) fence(ids ...string) {
 		d.atEnd(func() { d.s.unwatch(d.g.id, id) })
 	}
 	d.putGroup(groupEpoch{epoch: d.c.epoch() + 1, hash: d.s.meta.hash(d.c.topics())})
-	if len(d.c.members) == 0 { // Kafka lets the epochs differ; here an empty group has nothing left to assign
+	if len(d.c.members) == 0 { // protection: an empty group has nothing to assign
+		// Kafka lets the two epochs differ.
 		d.putTargetEpoch(targetEpoch{epoch: d.c.epoch(), madeMs: d.s.now.WallMs})
 	}
 }

@@ -47,11 +47,6 @@ func (s *Shard) upgrade(g *group) (*draft, *refusal) {
 	if name == "" {
 		name = c.vote()
 	}
-	type upgraded struct {
-		m        *member
-		meta     memberMeta
-		assigned shares
-	}
 	all := make([]upgraded, len(c.order))
 	for i, m := range c.order {
 		b, _ := m.metadata(name)
@@ -63,11 +58,12 @@ func (s *Shard) upgrade(g *group) (*draft, *refusal) {
 		if rest {
 			return upgradeRefused("Cannot upgrade classic group %s to consumer group because an unsupported custom assignor is in use. Please refer to the documentation or switch to a default assignor before re-attempting the upgrade.", g.id)
 		}
-		all[i] = upgraded{m, sub.meta(), s.sharesOf(has)}
+		all[i] = upgraded{m, sub.meta(), s.sharesOf(has), s.sharesOf(sub.owned)}
 		meta := &all[i].meta
 		meta.instanceID, meta.clientID, meta.clientHost, meta.rebalanceTimeoutMs = m.instanceID, m.clientID, m.host, m.rebalanceTimeoutMs
 		meta.classic = &classicPart{m.sessionTimeoutMs, m.protocols}
 	}
+	claims(all)
 	slices.SortFunc(all, func(a, b upgraded) int { return strings.Compare(a.m.id, b.m.id) })
 	s.write(shard.Record{Key: groupKey(g.id)})
 	d := s.draftOf(g)
@@ -90,6 +86,38 @@ func (s *Shard) upgrade(g *group) (*draft, *refusal) {
 		}
 	})
 	return d, nil
+}
+
+// upgraded is a member of a classic group on its way into a consumer group.
+type upgraded struct {
+	m               *member
+	meta            memberMeta
+	assigned, owned shares
+}
+
+// claims lets members have what they said that they have when they last joined, if nobody was assigned it: in the middle of
+// a rebalance assignments are forgotten, but cooperative members go on with what they had.
+func claims(all []upgraded) {
+	taken := map[topicPartition]bool{}
+	for i := range all {
+		for _, x := range all[i].assigned {
+			for _, p := range x.parts {
+				taken[topicPartition{x.topic, p}] = true
+			}
+		}
+	}
+	for i := range all {
+		var more []topicPartition
+		for _, x := range all[i].owned {
+			for _, p := range x.parts {
+				if tp := (topicPartition{x.topic, p}); !taken[tp] {
+					taken[tp] = true
+					more = append(more, tp)
+				}
+			}
+		}
+		all[i].assigned = all[i].assigned.withPartitions(more)
+	}
 }
 
 // mayDowngrade reports whether the consumer group becomes a classic one when these members leave, or if
@@ -126,7 +154,7 @@ func (d *draft) downgrade(without []string, rebalances bool) {
 		subscription, _ := as.order[i].metadata(r.protocol)
 		r.members = append(r.members, memberRecord{id: m.id, instanceID: m.instanceID, clientID: m.clientID, clientHost: m.clientHost,
 			rebalanceTimeoutMs: m.rebalanceTimeoutMs, sessionTimeoutMs: m.classic.sessionTimeoutMs, subscription: subscription,
-			assignment: s.embedded(c.targets[m.id], subscription)})
+			assignment: s.embedded(m.assigned.with(m.revoking), subscription)}) // what it may have; Kafka writes its target, which others may have
 		s.replace = append(s.replace, replacement{m.id, m.classic.protocols})
 	}
 	ids := slices.Clone(c.order())

@@ -21,8 +21,8 @@
 //	    gave it back, has left, or was taken for dead (cluster invariant 28).
 //	G6  The epoch of a member is at most that of the target assignment, which is at most that of the group; in
 //	    an empty consumer group the last two are equal (cluster invariant 29).
-//	G7  Who commits as a member of a consumer group has the partition, and knows of it: it has it since the epoch that it
-//	    commits in, or an earlier one.
+//	G7  Who commits as a member of a consumer group does so in its present epoch; in one before only for what it had
+//	    then and still has. So nobody overwrites what the next holder of a partition has committed.
 //
 // Where this differs from Kafka 4.3 it is on purpose, and said so at the place: "Kafka" finds them.
 package group
@@ -383,7 +383,7 @@ func (s *Shard) Loaded(now shard.Time) shard.Effects {
 	for _, id := range s.ids() {
 		if g := s.groups[id]; g.consumer != nil {
 			g.consumer.rebuild()
-			s.watchAll(g)
+			s.watchAll(g) // protection: sessions of consumers after loading
 		}
 		c := s.groups[id].classic
 		if c == nil {

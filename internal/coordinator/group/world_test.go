@@ -18,8 +18,20 @@ import (
 
 // TestWorld runs groups of simulated clients against a shard that crashes, on a clock that only the test moves.
 // One seed is one history. GROUP_SEEDS sets how many, GROUP_SEED runs one and prints it.
-func TestWorld(t *testing.T) {
-	seeds := uint64(60)
+func TestWorld(t *testing.T) { runWorlds(t, worldClassic) }
+
+// worldKind is who lives in a world.
+type worldKind int
+
+const (
+	worldClassic worldKind = iota
+	worldConsumers
+	worldMixed
+)
+
+func runWorlds(t *testing.T, kind worldKind) {
+	seeds := map[worldKind]uint64{worldClassic: 60, worldConsumers: 40, worldMixed: 25}[kind]
+	enough := seeds
 	if testing.Short() {
 		seeds = 10
 	}
@@ -40,7 +52,7 @@ func TestWorld(t *testing.T) {
 	}
 	var total stats
 	for seed := first; seed < first+seeds; seed++ {
-		w := newWorld(seed)
+		w := newWorld(seed, kind)
 		w.trace = seeds == 1
 		if err := w.run(); err != nil {
 			if w.trace {
@@ -51,13 +63,16 @@ func TestWorld(t *testing.T) {
 		total.add(w.stats)
 	}
 	t.Logf("%+v", total)
-	if seeds >= 60 && slices.Contains([]int{total.Syncs, total.Commits, total.Fetches, total.Crashes, total.Failed, total.Lost, total.Fenced, total.Replaced, total.Expired, total.Deleted}, 0) {
+	musts := map[worldKind][]int{worldClassic: {total.Syncs, total.Replaced, total.Deleted, total.Expired}, worldConsumers: {total.Told, total.Deleted, total.Expired},
+		worldMixed: {total.Told, total.Upgrades, total.Downgrades}}[kind]
+	if seeds >= enough && slices.Contains(append(musts, total.Commits, total.Fetches, total.Crashes, total.Failed, total.Lost, total.Fenced), 0) {
 		t.Error("something never happened")
 	}
 }
 
 type stats struct {
 	Events, Joins, Syncs, Commits, Fetches, Crashes, Failed, Lost, Fenced, Replaced, Expired, Deleted int
+	Told, Upgrades, Downgrades                                                                        int
 }
 
 func (s *stats) add(o stats) {
@@ -73,6 +88,9 @@ func (s *stats) add(o stats) {
 	s.Replaced += o.Replaced
 	s.Expired += o.Expired
 	s.Deleted += o.Deleted
+	s.Told += o.Told
+	s.Upgrades += o.Upgrades
+	s.Downgrades += o.Downgrades
 }
 
 // call is a request on its way, and what comes of it.
@@ -84,6 +102,7 @@ type call struct {
 	check  func(resp any, pos int) error          // when the reply leaves the server; pos is the end of the log it saw
 	done   func(resp any)                         // at the client; nil: it never came
 	over   bool
+	once   bool // it never comes twice, nor after the client has given it up
 }
 
 // held is a reply that waits for the high watermark.
@@ -139,6 +158,12 @@ type world struct {
 	parked  map[shard.Ticket]*call
 	tickets shard.Ticket
 
+	kind   worldKind
+	nexts  []*nextClient
+	holds  map[hold]string // what which member was told that it has, and did not give back
+	goneAt map[string]int  // end of the log at which a member went
+	undos  []undo
+
 	clients []*client
 	topics  map[string]wire.UUID
 	gone    []Topic
@@ -153,8 +178,8 @@ type world struct {
 
 const worldTopics, worldPartitions = 3, 3
 
-func newWorld(seed uint64) *world {
-	w := &world{rnd: rand.New(rand.NewPCG(seed, 77)), now: shard.Time{MonoMs: 10_000, WallMs: 1_700_000_000_000},
+func newWorld(seed uint64, kind worldKind) *world {
+	w := &world{kind: kind, rnd: rand.New(rand.NewPCG(seed, 77)), now: shard.Time{MonoMs: 10_000, WallMs: 1_700_000_000_000},
 		parked: map[shard.Ticket]*call{}, topics: map[string]wire.UUID{}, model: map[string][]entry{}, latest: map[string]entry{},
 		owners: map[string]string{}, newest: map[string]int32{}, assured: map[string]int32{}, deleted: map[string][]int{}}
 	w.cfg = testConfig()
@@ -166,8 +191,15 @@ func newWorld(seed uint64) *world {
 	for i := range worldTopics {
 		w.topics[fmt.Sprintf("t%d", i)] = wire.UUID{1, byte(i)}
 	}
-	w.meta = testMetadata()
+	w.renew()
 	w.load()
+	if kind != worldClassic {
+		w.peopleNext()
+		w.in(100, w.faults)
+		w.in(200, w.admin)
+		w.in(1, w.replicate)
+		return w
+	}
 	groups := 1 + w.rnd.IntN(2)
 	for i := range 3 + w.rnd.IntN(4) {
 		c := &client{w: w, n: i, group: fmt.Sprintf("g%d", w.rnd.IntN(groups)), version: []int16{3, 5, 8, 9}[w.rnd.IntN(4)]}
@@ -299,12 +331,19 @@ func (w *world) event(c *call) {
 	}
 	if w.stats.Events%100 == 0 {
 		w.checkFold()
+	} else if w.isNext() {
+		if err := consistent(w.s); err != nil {
+			w.fail("%v", err)
+		}
 	}
 }
 
 // append writes a batch and replays it.
 func (w *world) append(records []shard.Record, c *call) {
 	for _, r := range records {
+		if w.isNext() {
+			w.nextRecord(r)
+		}
 		var k kmsg.OffsetCommitKey
 		var gk kmsg.GroupMetadataKey
 		switch {
@@ -317,6 +356,12 @@ func (w *world) append(records []shard.Record, c *call) {
 				w.deleted[gk.Group] = append(w.deleted[gk.Group], len(w.log)+len(records))
 				w.stats.Deleted++
 			}
+		case w.isNext() && r.Key[1] == keyConsumer:
+			if k, err := parseKey(r.Key); err == nil && r.Value == nil {
+				w.deleted[string(k.group)] = append(w.deleted[string(k.group)], len(w.log)+len(records))
+				w.stats.Deleted++
+			}
+		case w.isNext():
 		default:
 			w.fail("record %x", r.Key)
 		}
@@ -349,6 +394,9 @@ func (w *world) tombstone(k kmsg.OffsetCommitKey, pos int, c *call) {
 	w.stats.Expired++
 	if w.now.WallMs-old.wall < w.cfg.OffsetsRetentionMs {
 		w.fail("%s expires after %d ms", key, w.now.WallMs-old.wall)
+	}
+	if cg := w.s.groups[k.Group].consumer; cg != nil && cg.subscribes(k.Topic) {
+		w.fail("%s expires while it is in use", key)
 	}
 	if cl := w.s.groups[k.Group].classic; cl != nil && cl.state != empty {
 		for _, m := range cl.order {
@@ -416,8 +464,20 @@ func (w *world) call(c *call, timeoutMs int64) {
 		}
 	}
 	crashes := w.stats.Crashes
-	for range times {
+	for i := range times {
+		c := c
+		if w.isNext() && i > 0 {
+			if c.once {
+				continue
+			}
+			lost := *c // on a connection that the client has given up
+			lost.check, lost.done, lost.name = nil, func(any) {}, c.name+" (given up)"
+			c = &lost
+		}
 		w.in(w.delay(), func() {
+			if c.once && c.over {
+				return // a server may well find it later: nobody can tell such a join from one anew, see TestConsumerWorld
+			}
 			if w.up && w.stats.Crashes == crashes { // a connection does not outlive the server
 				w.say("%s", c.name)
 				w.event(c)
@@ -486,6 +546,15 @@ func (w *world) crash() {
 	w.stats.Lost += len(w.log) - n
 	w.log = w.log[:n]
 	w.batches = slices.DeleteFunc(w.batches, func(e int) bool { return e > n })
+	for len(w.undos) > 0 && w.undos[len(w.undos)-1].pos > n {
+		w.undos[len(w.undos)-1].f()
+		w.undos = w.undos[:len(w.undos)-1]
+	}
+	for k, pos := range w.goneAt {
+		if pos > n {
+			delete(w.goneAt, k)
+		}
+	}
 	for key, es := range w.model {
 		w.model[key] = slices.DeleteFunc(es, func(e entry) bool { return e.pos > n })
 	}
@@ -572,6 +641,7 @@ func (w *world) checkRest() {
 			w.fail("client %d of group %s is not at rest: %+v", c.n, c.group, c)
 		}
 	}
+	w.checkNextRest()
 	for id, g := range w.s.groups {
 		if st := g.state(); st != "Stable" && st != "Empty" {
 			w.fail("group %s ends in %s", id, st)
