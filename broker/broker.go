@@ -264,7 +264,7 @@ func (b *Broker) join(ctx context.Context, listeners []metadata.Endpoint) (err e
 	b.cluster, err = cluster.Open(ctx, cluster.Options{
 		Store: b.store, NodeID: c.NodeID(), ClusterID: id.ClusterID,
 		Listeners: listeners, Rack: c.Rack(), DirIDs: b.dirs.Online(),
-		Features: map[string]int16{"metadata.version": metadataVersion},
+		Features: map[string]int16{"metadata.version": metadataVersion, "group.version": 1},
 		Policy:   handler.Policy(c), Exclusive: b.o.Store == nil, Log: b.log,
 	})
 	if err != nil {

@@ -33,6 +33,25 @@ func (b *Broker) crossCheck() (key, problem string) {
 	case b.Int("max.connections.per.ip") == 0 && len(overrides) == 0:
 		return "max.connections.per.ip", "max.connections.per.ip can be set to zero only if max.connections.per.ip.overrides property is set."
 	}
+	return b.checkConsumerGroups()
+}
+
+// checkConsumerGroups applies the rules over the limits of consumer groups.
+func (b *Broker) checkConsumerGroups() (key, problem string) {
+	for _, what := range []string{"heartbeat.interval.ms", "session.timeout.ms", "assignment.interval.ms"} {
+		name, least, most := "group.consumer."+what, "group.consumer.min."+what, "group.consumer.max."+what
+		switch {
+		case b.Int(most) < b.Int(least):
+			return most, fmt.Sprintf("%s must be greater than or equal to %s", most, least)
+		case b.Int(name) < b.Int(least):
+			return name, fmt.Sprintf("%s must be greater than or equal to %s", name, least)
+		case b.Int(name) > b.Int(most):
+			return name, fmt.Sprintf("%s must be less than or equal to %s", name, most)
+		}
+	}
+	if heartbeat, session := "group.consumer.heartbeat.interval.ms", "group.consumer.session.timeout.ms"; b.Int(heartbeat) >= b.Int(session) {
+		return heartbeat, fmt.Sprintf("%s must be less than %s", heartbeat, session)
+	}
 	return "", ""
 }
 

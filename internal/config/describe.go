@@ -14,11 +14,12 @@ const (
 	SourceDynamicCluster Source = 3 // set at run time for all brokers
 	SourceStatic         Source = 4 // start configuration
 	SourceDefault        Source = 5
+	SourceGroup          Source = 8 // the group's own
 )
 
 var sourceNames = map[Source]string{
 	SourceTopic: "DYNAMIC_TOPIC_CONFIG", SourceDynamicBroker: "DYNAMIC_BROKER_CONFIG",
-	SourceDynamicCluster: "DYNAMIC_DEFAULT_BROKER_CONFIG", SourceStatic: "STATIC_BROKER_CONFIG", SourceDefault: "DEFAULT_CONFIG",
+	SourceDynamicCluster: "DYNAMIC_DEFAULT_BROKER_CONFIG", SourceStatic: "STATIC_BROKER_CONFIG", SourceDefault: "DEFAULT_CONFIG", SourceGroup: "DYNAMIC_GROUP_CONFIG",
 }
 
 // String is Kafka's name of the source.

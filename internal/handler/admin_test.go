@@ -37,8 +37,14 @@ func TestVersionsAreThoseOfTheTableAndItsFeatures(t *testing.T) {
 			continue
 		}
 		f, s := resp.FinalizedFeatures, resp.SupportedFeatures
-		if len(f) != 1 || f[0].Name != "metadata.version" || f[0].MaxVersionLevel != 30 || f[0].MinVersionLevel != 30 || resp.FinalizedFeaturesEpoch < 0 {
+		if len(f) != 2 || f[0].Name != "group.version" || f[0].MaxVersionLevel != 1 || f[1].Name != "metadata.version" || f[1].MaxVersionLevel != 30 || f[1].MinVersionLevel != 30 || resp.FinalizedFeaturesEpoch < 0 {
 			t.Errorf("v%d: finalized %+v, epoch %d", v, f, resp.FinalizedFeaturesEpoch)
+		}
+		if v >= 4 { // before, clients do not understand a lowest level of 0
+			if len(s) != 2 || s[0].Name != "group.version" || s[0].MinVersion != 0 || s[0].MaxVersion != 1 {
+				t.Fatalf("v%d: supported %+v", v, s)
+			}
+			s = s[1:]
 		}
 		if len(s) != 1 || s[0].Name != "metadata.version" || s[0].MinVersion != 7 || s[0].MaxVersion != 30 {
 			t.Errorf("v%d: supported %+v", v, s)
@@ -270,7 +276,7 @@ func TestDynamicDefaultsReachTheNextTopic(t *testing.T) {
 
 func TestLoggersGroupsAndClientMetricsAreRefusedHonestly(t *testing.T) {
 	b := newBroker(t)
-	codes := map[kmsg.ConfigResourceType]wire.Code{8: wire.InvalidConfig, 16: wire.InvalidRequest, 32: wire.InvalidRequest}
+	codes := map[kmsg.ConfigResourceType]wire.Code{8: wire.InvalidConfig, 16: wire.InvalidRequest, 32: wire.InvalidConfig}
 	for kind, want := range codes {
 		req := kmsg.NewPtrIncrementalAlterConfigsRequest()
 		req.Resources = []kmsg.IncrementalAlterConfigsRequestResource{{ResourceType: kind, ResourceName: "1", Configs: []kmsg.IncrementalAlterConfigsRequestResourceConfig{{Name: "x", Value: ptr("1")}}}}

@@ -62,6 +62,7 @@ func stateOf(c *network.Conn) *connState {
 // supportedFeatures are the features that this broker has, with their levels. A feature is listed
 // when it is done.
 var supportedFeatures = []kmsg.ApiVersionsResponseSupportedFeature{
+	{Name: groupVersion, MinVersion: 0, MaxVersion: 1},
 	{Name: "metadata.version", MinVersion: 7, MaxVersion: 30},
 }
 

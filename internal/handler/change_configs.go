@@ -100,7 +100,7 @@ func (rc *requestContext) checkChange(im *metadata.Image, c *configChange, incre
 	case clientMetricsConfigs:
 		return refuse(wire.InvalidRequest, "Client metrics are not supported yet, so they cannot be configured.")
 	case groupConfigs:
-		return refuse(wire.InvalidRequest, "Configurations of single groups are not supported yet; set the broker's defaults, group.*.")
+		return rc.table.checkGroupChange(im, c, incremental)
 	}
 	return refuse(wire.InvalidRequest, "Unknown resource type %d", c.kind)
 }

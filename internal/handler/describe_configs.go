@@ -3,8 +3,8 @@
 //   - No names means every configuration; names that are not there are left out.
 //   - A topic is described with every key, its own or not: clients read, change and write all of them.
 //   - A broker describes itself and, as broker "", what is set for all; another id is INVALID_REQUEST.
-//   - Loggers: there are none that could be set one by one, so the list is empty. Groups and client metrics
-//     have Kafka's defaults.
+//   - Loggers: there are none that could be set one by one, so the list is empty. A group has what is set for it, else the
+//     broker's values; client metrics have Kafka's defaults.
 //   - Secrets have no value.
 
 package handler
@@ -107,7 +107,7 @@ func (d *describer) entries(kind int8, name string) ([]config.Entry, error) {
 		if d.group == nil {
 			d.group = describeGroup(d.brokerEntries())
 		}
-		return d.group, nil
+		return ownGroupConfigs(d.group, d.im.Config(metadata.GroupConfig, name)), nil
 	}
 	return nil, refuse(wire.InvalidRequest, "Unsupported resource type: %d", kind)
 }

@@ -52,7 +52,7 @@ func newBrokerOn(t testing.TB, fsys vfs.FS, root string, sets ...string) *broker
 	dirID := cluster.NewUUID()
 	cl, err := cluster.Open(context.Background(), cluster.Options{
 		Store: store, NodeID: 1, DirIDs: []wire.UUID{dirID}, Policy: Policy(c), Exclusive: true,
-		Features:  map[string]int16{"metadata.version": 30},
+		Features:  map[string]int16{"metadata.version": 30, groupVersion: 1},
 		Listeners: []metadata.Endpoint{{Name: "", Host: "127.0.0.1", Port: 9092, Protocol: "PLAINTEXT"}},
 	})
 	if err != nil {

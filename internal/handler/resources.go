@@ -82,8 +82,7 @@ var groupKeys = []string{
 	"streams.num.standby.replicas", "streams.session.timeout.ms",
 }
 
-// describeGroup lists the configurations of any group. None can be set yet, so all of them have the
-// broker's values.
+// describeGroup lists the configurations of a group for which none is set.
 func describeGroup(brokerEntries []config.Entry) []config.Entry {
 	broker := make(map[string]config.Entry, len(brokerEntries))
 	for _, e := range brokerEntries {

@@ -111,6 +111,8 @@ func rows() []row {
 		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
 		{key: kmsg.OffsetDelete, min: 0, max: 0, needs: access{groupResource, opDelete}, start: answer(offsetDelete)},
 		{key: kmsg.DescribeCluster, min: 0, max: 2, needs: access{clusterResource, opDescribe}, start: answer(describeCluster)},
+		{key: kmsg.ConsumerGroupHeartbeat, min: 0, max: 1, needs: access{groupResource, opRead}, start: answer(consumerGroupHeartbeat)},
+		{key: kmsg.ConsumerGroupDescribe, min: 0, max: 1, needs: access{groupResource, opDescribe}, start: answer(consumerGroupDescribe)},
 		{key: kmsg.DescribeTopicPartitions, min: 0, max: 0, needs: access{topicResource, opDescribe}, start: answer(describeTopicPartitions)},
 	}
 }
