@@ -24,7 +24,7 @@ func TestConsumerGroupTools(t *testing.T) {
 	b := startBroker(t)
 	for name, test := range map[string]func(*testing.T, *broker){
 		"console": toolConsumerConsole, "verifiable-consumer": toolConsumerVerifiable, "active group": toolActiveConsumerGroup, "pattern": toolConsumerPattern,
-		"dump": toolDumpConsumerGroup,
+		"dump": toolDumpConsumerGroup, "librdkafka": librdkafkaConsumerProtocol,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -159,5 +159,21 @@ func toolDumpConsumerGroup(t *testing.T, b *broker) {
 		`\{"type":"8","data":\{"groupId":"tool-next-dump","memberId":"[\w-]{22}"\}\} payload: \{"version":"0","data":\{"memberEpoch":2,"previousMemberEpoch":0,"state":0,"assignedPartitions":\[\{"topicId":"[\w-]{22}","partitions":\[0,1\],"assignmentEpochs":\[2,2\]\}\],"partitionsPendingRevocation":\[\]\}\}`,
 	} {
 		wantOutput(t, "dump", out, want)
+	}
+}
+
+// librdkafkaConsumerProtocol: so does librdkafka, by name and by pattern; the second begins where the first has committed.
+func librdkafkaConsumerProtocol(t *testing.T, b *broker) {
+	const topic, group = "next-rdkafka", "next-rdkafka"
+	fill(t, b, topic, 3, 10, time.Now())
+	var got []string
+	for _, subscription := range []string{topic, "^next-rdk.*"} {
+		out := run(t, toolPatience, nil, filepath.Join(cache(), "python", "bin", "python"), filepath.Join(root(), "test", "clients", "python", "consumer_protocol.py"),
+			b.addr, group, subscription, "15").stdout
+		got = append(got, strings.Fields(out)...)
+	}
+	slices.Sort(got)
+	if n := len(slices.Compact(got)); n != 30 {
+		t.Errorf("%d different records of 30: %v", n, got)
 	}
 }
