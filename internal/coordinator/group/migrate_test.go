@@ -243,7 +243,7 @@ func TestStaticMembersChangeProtocol(t *testing.T) {
 // A refused record of a change of kind leaves the group what it was.
 func TestRefusedMigration(t *testing.T) {
 	r := newRig(t)
-	ids, g := r.stableWith([]int32{0, 1, 2, 3})
+	ids, _ := r.stableWith([]int32{0, 1, 2, 3})
 	x := r.newID()
 	waiting := r.join(x, ownedSubscription())
 	r.refuse = wire.NotEnoughReplicas
@@ -251,7 +251,7 @@ func TestRefusedMigration(t *testing.T) {
 	r.joinFails(waiting, wire.CoordinatorNotAvailable)
 	r.state("PreparingRebalance")
 	tx, ta := r.join(x, ownedSubscription()), r.join(ids[0], ownedSubscription(0, 1, 2, 3))
-	g = r.joined(ta).Generation
+	g := r.joined(ta).Generation
 	r.joined(tx)
 	r.synced(r.sync(ids[0], g, map[string]string{ids[0]: classicShare("t", 0, 1), x: classicShare("t", 2, 3)}), classicShare("t", 0, 1))
 	r.beat("n", 0, g+1, "-")

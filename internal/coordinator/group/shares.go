@@ -48,14 +48,6 @@ func (x *share) add(p, epoch int32) {
 	x.epochs = append(x.epochs, epoch)
 }
 
-func (s shares) count() int {
-	n := 0
-	for i := range s {
-		n += len(s[i].parts)
-	}
-	return n
-}
-
 func (s shares) equal(o shares) bool {
 	return slices.EqualFunc(s, o, func(a, b share) bool {
 		return a.topic == b.topic && slices.Equal(a.parts, b.parts) && slices.Equal(a.epochs, b.epochs)
