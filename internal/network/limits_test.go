@@ -31,7 +31,7 @@ func (h *harness) from(ip string, listener int) net.Conn {
 		h.t.Skipf("no connection from %s: %v", ip, err) // macOS has 127.0.0.1 only
 	}
 	h.t.Cleanup(func() { nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(time.Minute))
+	_ = nc.SetDeadline(time.Now().Add(patience))
 	return nc
 }
 
@@ -50,6 +50,24 @@ func (h *harness) tables() string {
 		n += k
 	}
 	return fmt.Sprint(len(h.conns), len(h.perIP), n, h.evicting)
+}
+
+// working waits until n connections have a request in work: a client may have its answer a moment before its connection is idle.
+func (h *harness) working(n int) {
+	h.t.Helper()
+	eventually(h.t, fmt.Sprintf("%d connections have a request in work", n), func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		busy := 0
+		for c := range h.conns {
+			c.mu.Lock()
+			if c.inflight > 0 {
+				busy++
+			}
+			c.mu.Unlock()
+		}
+		return busy == n
+	})
 }
 
 // Whose address has too many connections is sent away, an override counts for its address, and what goes makes room.
@@ -132,9 +150,10 @@ func TestProtectedListener(t *testing.T) {
 		o.Listeners = []Listener{{Name: "CLIENTS", Addr: "127.0.0.1:0"}, {Name: "BROKERS", Addr: "127.0.0.1:0"}}
 	}, limited(func(l *Limits) { l.Connections, l.Protected, l.CreationRate = 2, "BROKERS", Unlimited }))
 	busy, idle := h.from("127.0.0.1", 0), h.from("127.0.0.1", 0)
-	ping(t, busy)
-	ping(t, idle)
-	ping(t, busy)
+	for _, nc := range []net.Conn{busy, idle, busy} {
+		ping(t, nc)
+		h.working(0)
+	}
 	broker := h.from("127.0.0.1", 1)
 	ping(t, broker)
 	expectClosed(t, idle)
@@ -171,6 +190,7 @@ func TestLoweredLimitClosesTheIdle(t *testing.T) {
 		idle = append(idle, h.dial())
 		ping(t, idle[len(idle)-1])
 	}
+	h.working(1)
 	l := NoLimits()
 	l.Connections = 1
 	h.SetLimits(l)
@@ -253,7 +273,7 @@ func TestLimitsHoldUnderChurn(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				_ = nc.SetDeadline(time.Now().Add(time.Minute))
+				_ = nc.SetDeadline(time.Now().Add(patience))
 				for range rnd.Intn(3) {
 					_, err = nc.Write(request(keyTiny, 1, nil))
 					if err == nil {
