@@ -40,8 +40,9 @@ type probed struct {
 	err  error // of the connection, where it failed
 }
 
-// probeWait is how long one question of a probe may take; there are at most three.
-const probeWait = time.Second
+// probeWait is how long one question of a probe may take; there are at most three. A peer on a busy machine, or far away, is not to
+// be taken for something else.
+const probeWait = 3 * time.Second
 
 // probe finds out what is behind an address. It asks in Kafka's words first, and a peer that
 // does not understand them in TLS and HTTP.

@@ -22,14 +22,13 @@ func TestWhatIsNoBrokerIsSaid(t *testing.T) {
 	echo := listenAndServe(t, func(c net.Conn) { _, _ = c.Write([]byte("220 mail.example ESMTP\r\n")) })
 	closes := listenAndServe(t, func(net.Conn) {})
 	silent := listenAndServe(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
-	nobody := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return l.Addr().String()
-	}()
+	// The client's end of a connection that stays: nobody listens there, and nobody can meanwhile.
+	taken, err := net.Dial("tcp", silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { taken.Close() })
+	nobody := taken.LocalAddr().String()
 	for _, c := range []struct{ addr, want string }{
 		{nobody, "moldau: nothing listens on " + nobody + ": start a broker by 'moldau server', or name another by -b HOST:PORT\n"},
 		{"no-such-host.invalid:9092", "moldau: there is no host of this name (no-such-host.invalid): check the spelling in -b, or use its IP address\n"},

@@ -10,12 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"moldau/internal/vfs"
+	"moldau/test/leak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leak.Main(m) }
 
 type lockedLog struct {
 	mu  sync.Mutex // guards buf
@@ -43,11 +42,10 @@ func start(t *testing.T, fsys vfs.FS, record bool) (*Detector, *lockedLog) {
 
 func waitFor(t *testing.T, log *lockedLog, text string) {
 	t.Helper()
-	for range 20000 {
+	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(time.Millisecond) {
 		if strings.Contains(log.String(), text) {
 			return
 		}
-		time.Sleep(time.Millisecond)
 	}
 	t.Fatalf("no %q in the log:\n%s", text, log.String())
 }

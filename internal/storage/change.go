@@ -299,7 +299,7 @@ func (l *Log) Delete() error {
 	if err := errors.Join(d.fs.Rename(l.path, gone), d.fs.SyncDir(d.path)); err != nil {
 		return err
 	}
-	if err := d.manifest.add(kindGone, l.key(), l.tp, nil, false); err != nil {
+	if err := d.manifest.add(kindGone, l.key(), l.tp, nil, true); err != nil { // protection: gone before it is removed
 		return err
 	}
 	return removeTree(d.fs, gone)
@@ -320,7 +320,8 @@ func removeTree(fsys vfs.FS, dir string) error {
 }
 
 // RemoveDeleted finishes deletions that a stop interrupted: directories with Kafka's
-// -delete suffix, which are only ever made for a topic that was deleted.
+// -delete suffix, which are only ever made for a topic that was deleted. The manifest forgets them first: a directory that is
+// gone for another reason is a loss.
 func (d *Dir) RemoveDeleted() error {
 	infos, err := d.fs.ReadDir(d.path)
 	if err != nil {
@@ -328,9 +329,24 @@ func (d *Dir) RemoveDeleted() error {
 	}
 	var errs []error
 	for _, info := range infos {
-		if info.IsDir && strings.HasSuffix(info.Name, "-delete") {
-			errs = append(errs, removeTree(d.fs, path.Join(d.path, info.Name)))
+		if !info.IsDir || !strings.HasSuffix(info.Name, "-delete") {
+			continue
 		}
+		err := d.forgetDeleted(info.Name)
+		if err == nil {
+			err = removeTree(d.fs, path.Join(d.path, info.Name))
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// forgetDeleted ends a partition's life in the manifest. name is that of its directory, as Delete renames it.
+func (d *Dir) forgetDeleted(name string) error {
+	for key, tp := range d.manifest.named(strings.TrimSuffix(name, "-delete")) {
+		if err := d.manifest.add(kindGone, key, tp, nil, true); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -180,13 +180,14 @@ func (x *Inspection) Root(found func(Finding)) error {
 		return err
 	}
 	dirs := map[TopicPartition]bool{}
-	partitions := false
+	partitions, named := false, map[string]bool{}
 	for _, info := range infos {
 		if tp, ok := parseDirName(info.Name); ok && info.IsDir {
 			dirs[tp] = true
 			partitions = partitions || tp.Topic != kafkaMetadataTopic
 			continue
 		}
+		named[info.Name] = true
 		if what := rootLeftover(info); what != "" && !(x.live && strings.HasPrefix(info.Name, JournalName)) {
 			found(Finding{Note, path.Join(x.dir, info.Name), -1, 0, 0, what, "nothing", nil})
 		}
@@ -200,7 +201,8 @@ func (x *Inspection) Root(found func(Finding)) error {
 		found(Finding{Damaged, name, -1, 0, 0, "it is not there, beside partition directories", "restore it from a copy, or write its lines anew: docs/format/files.md", nil})
 	}
 	for key, e := range x.manifest {
-		if !e.present || x.live {
+		// The directory was renamed, and a stop came before the manifest said so.
+		if moved := fmt.Sprintf("%s.%x", e.tp, key.topicID[:]); !e.present || x.live || named[moved+"-delete"] || named[moved+"-stray"] {
 			continue
 		}
 		dir := path.Join(x.dir, e.tp.String())

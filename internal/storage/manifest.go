@@ -452,6 +452,19 @@ func (m *manifest) entry(key partitionKey) *manifestEntry {
 	return nil
 }
 
+// named are the partitions whose name, with the topic id behind it, is name: one at most.
+func (m *manifest) named(name string) map[partitionKey]TopicPartition {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	found := map[partitionKey]TopicPartition{}
+	for key, e := range m.mu.entries {
+		if fmt.Sprintf("%s.%x", e.tp, key.topicID[:]) == name {
+			found[key] = e.tp
+		}
+	}
+	return found
+}
+
 // empty says that it has no partition.
 func (m *manifest) empty() bool {
 	m.mu.Lock()

@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"fmt"
 	"runtime"
 	"strings"
 	"sync"
@@ -36,12 +35,23 @@ func (c *opCount) rule(op vfs.Op) error {
 }
 
 // take returns what was counted since the last time.
-func (c *opCount) take() (ops string) {
+func (c *opCount) take() (ops map[string]int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ops = fmt.Sprint(c.n) // in the order of the keys
+	ops = c.n
 	c.n, c.size = nil, 0
 	return ops
+}
+
+// grows says whether many is a cost that grows with what is retained: there is a hundred times as much of it. How flushes go by the journal
+// or not, and with that a share of the operations, is a matter of timing.
+func grows(few, many map[string]int) bool {
+	for kind, n := range many {
+		if n > 2*few[kind]+20 {
+			return true
+		}
+	}
+	return false
 }
 
 // retained is a log with a number of segments behind its end, one small batch in each.
@@ -119,7 +129,7 @@ func (r *retained) tail(from int64) {
 }
 
 // produceAndFetch appends to the last segment and reads it, n times, and returns what it took.
-func (r *retained) produceAndFetch(n int) (ops string, allocations float64) {
+func (r *retained) produceAndFetch(n int) (ops map[string]int, allocations float64) {
 	cfg := r.l.Config()
 	cfg.SegmentBytes = 1 << 30
 	r.l.SetConfig(cfg)
@@ -142,13 +152,13 @@ func TestCostDoesNotGrowWithWhatIsRetained(t *testing.T) {
 	few, many := newRetained(t, 10), newRetained(t, 1000)
 	fewOps, fewAllocs := few.produceAndFetch(200)
 	manyOps, manyAllocs := many.produceAndFetch(200)
-	if fewOps != manyOps {
-		t.Errorf("appends, flushes and fetches at the end:\n%4d segments: %s\n%4d segments: %s", few.l.Segments(), fewOps, many.l.Segments(), manyOps)
+	if grows(fewOps, manyOps) {
+		t.Errorf("appends, flushes and fetches at the end:\n%4d segments: %v\n%4d segments: %v", few.l.Segments(), fewOps, many.l.Segments(), manyOps)
 	}
 	if manyAllocs > fewAllocs+1 {
 		t.Errorf("an append, a flush and a fetch allocate %.1f times with %d segments, %.1f with %d", manyAllocs, many.l.Segments(), fewAllocs, few.l.Segments())
 	}
-	t.Logf("an append, a flush and a fetch: %s in 201 rounds, %.1f and %.1f allocations each", manyOps, fewAllocs, manyAllocs)
+	t.Logf("an append, a flush and a fetch: %v in 201 rounds, %.1f and %.1f allocations each", manyOps, fewAllocs, manyAllocs)
 	for what, do := range map[string]func(r *retained){
 		"a roll with its point": func(r *retained) {
 			r.l.files.Lock() // the point comes behind the append
@@ -173,7 +183,7 @@ func TestCostDoesNotGrowWithWhatIsRetained(t *testing.T) {
 			r.tail(r.l.Start() + (r.l.End()-r.l.Start())/20)
 		},
 	} {
-		var ops [2]string
+		var ops [2]map[string]int
 		for i, r := range []*retained{few, many} {
 			do(r)
 			r.settle()
@@ -182,8 +192,8 @@ func TestCostDoesNotGrowWithWhatIsRetained(t *testing.T) {
 			r.settle()
 			ops[i] = r.count.take()
 		}
-		if ops[0] != ops[1] {
-			t.Errorf("%s:\n%4d segments: %s\n%4d segments: %s", what, few.l.Segments(), ops[0], many.l.Segments(), ops[1])
+		if grows(ops[0], ops[1]) {
+			t.Errorf("%s:\n%4d segments: %v\n%4d segments: %v", what, few.l.Segments(), ops[0], many.l.Segments(), ops[1])
 		}
 	}
 	mustClose(t, few.d)

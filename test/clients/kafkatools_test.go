@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -276,7 +278,9 @@ var kafkaVersions = map[string]string{
 }
 
 func toolAPIVersions(t *testing.T, b *broker) {
-	out := tool(t, b, "api-versions")
+	patient := filepath.Join(t.TempDir(), "patient.properties") // by itself it gives up after 5 s, which a busy machine may take
+	must(t, os.WriteFile(patient, []byte("request.timeout.ms=120000\n"), 0o644))
+	out := tool(t, b, "api-versions", "--command-config", patient)
 	wantOutput(t, "api-versions", out, `^`+regexp.QuoteMeta(b.addr)+` \(id: \d+ rack: null isFenced: false\) -> \(\n`)
 	got := map[string]string{}
 	for _, m := range regexp.MustCompile(`(?m)^\t(\w+\(\d+\)): (\d+(?: to \d+)?) \[usable: `).FindAllStringSubmatch(out, -1) {
