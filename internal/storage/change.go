@@ -80,9 +80,11 @@ func (l *Log) cut(offset int64) error {
 
 // cutFilesLocked ends the log at byte pos of segment i and rebuilds what is derived from
 // the batches: back to a segment with a producer snapshot, and from there as recovery
-// does it. The point goes back first, because the one in force speaks of bytes that will be gone.
+// does it. The point goes back first, because the one in force speaks of bytes that will be gone. It never goes forward: that the files
+// of the segments before it are there for good only a point says. A snapshot does not: it may be what a power loss left of a
+// point that did not come to its end, without the transaction index that was written before it.
 func (l *Log) cutFilesLocked(v *view, i int, pos, offset int64) error {
-	first, ps, err := l.snapshotBefore(v.segments, i)
+	first, ps, err := l.snapshotBefore(v.segments, min(i, max(v.find(l.pointSegment), 0))) // protection: a truncation moves no point forward
 	if err != nil {
 		return err
 	}

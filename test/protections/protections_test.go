@@ -53,6 +53,8 @@ var protections = []protection{
 		"if e.seq <= entry.cut { // protection: journal cut", "if false {", "./internal/storage", "TestJournal$"},
 	{"what stays of a truncated log is synced before the journal forgets it", "internal/storage/change.go",
 		"for _, s := range v.segments[:i+1] { // protection: sync before the cut", "for _, s := range v.segments[:i] {", "./internal/storage", "TestJournalSurvivesPowerLoss$"},
+	{"a truncation moves no point forward", "internal/storage/change.go",
+		"min(i, max(v.find(l.pointSegment), 0))) // protection: a truncation moves no point forward", "i)", "./internal/storage", "TestTruncationKeepsAbortedTransactions$"},
 	{"logs are synced before the journal is written over", "internal/storage/journal.go",
 		"err := l.flush() // protection: journal drain", "err := error(nil)", "./internal/storage", "TestJournal$"},
 	{"the journal restores nothing below the point", "internal/storage/journal.go",
