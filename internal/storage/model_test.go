@@ -513,6 +513,34 @@ func (m *model) check() error {
 	for _, b := range m.batches {
 		m.learn(b)
 	}
+	return m.checkAborted(m.log.mu.aborted)
+}
+
+// checkAborted says that got, the transaction index, has every aborted transaction of the batches, and none besides. Of those that compaction
+// may have touched it says nothing, and of those that began below the log start only that they are there.
+func (m *model) checkAborted(got []AbortedTxn) error {
+	from, ps := max(m.log.Start(), m.compacted), newProducers()
+	var want []AbortedTxn
+	for _, b := range m.batches {
+		if a, ok := ps.apply(b, 0); ok {
+			want = append(want, a)
+		}
+	}
+	has := func(list []AbortedTxn, a AbortedTxn) bool {
+		return slices.ContainsFunc(list, func(x AbortedTxn) bool {
+			return x.ProducerID == a.ProducerID && x.FirstOffset == a.FirstOffset && x.LastOffset == a.LastOffset
+		})
+	}
+	for _, a := range want {
+		if a.LastOffset >= m.log.Start() && a.FirstOffset >= m.compacted && !has(got, a) {
+			return fmt.Errorf("S6: the transaction index is %v, of the batches %v is missing (start %d, compacted %d)", got, a, m.log.Start(), m.compacted)
+		}
+	}
+	for _, a := range got {
+		if a.FirstOffset >= from && !has(want, a) {
+			return fmt.Errorf("S6: the transaction index has %v, the batches do not say so (start %d, compacted %d)", a, m.log.Start(), m.compacted)
+		}
+	}
 	return nil
 }
 
@@ -1242,6 +1270,12 @@ func (m *model) truncate() error {
 	m.safe = to
 	if m.log.End() != to || m.log.Flushed() != to {
 		return fmt.Errorf("S2: after truncation to %d the log ends at %d, flushed %d", to, m.log.End(), m.log.Flushed())
+	}
+	m.log.mu.Lock()
+	err = m.checkAborted(m.log.mu.aborted)
+	m.log.mu.Unlock()
+	if err != nil {
+		return err
 	}
 	return m.readAll()
 }
