@@ -214,8 +214,8 @@ func (s *scrubber) check(l *Log, seg *segment) error {
 	v := l.view.Load()
 	i := slices.Index(v.segments, seg)
 	safe := l.safe.Load()
-	if i < 0 || i < len(v.segments)-1 && v.segments[i+1].base <= v.logStart {
-		return errNotClosed
+	if i < 0 || i < len(v.segments)-1 && v.segments[i+1].base <= v.logStart && seg.damaged.Load() == nil {
+		return errNotClosed // below the log start only damage is looked at again: while it is known, truncations are refused
 	}
 	if i == len(v.segments)-1 && (safe.seg != seg || safe.pos == 0) {
 		return errNotClosed

@@ -484,6 +484,35 @@ func TestRetentionTakesDamage(t *testing.T) {
 	mustClose(t, w.d)
 }
 
+// TestDamageBelowTheStartIsLookedAtAgain: a segment below the log start is not read any more, unless it is known as damaged: a disk that is well again takes
+// that back, so that the log can be truncated again.
+func TestDamageBelowTheStartIsLookedAtAgain(t *testing.T) {
+	w := newScrubWorld(t, 5, false)
+	hit := w.batches()[1]
+	undo := w.flip(hit.seg.path(logSuffix), hit.pos+9, 0)
+	w.pass()
+	if n := w.l.DamagedSegments(); n != 1 {
+		t.Fatalf("%d segments are damaged", n)
+	}
+	w.l.SetCommitted(w.l.End())
+	if err := w.l.RaiseStart(w.l.view.Load().segments[1].base); err != nil {
+		t.Fatal(err)
+	}
+	w.pass()
+	if n := w.l.DamagedSegments(); n != 1 {
+		t.Fatalf("%d segments are damaged below the log start", n)
+	}
+	undo()
+	w.pass()
+	if d := w.l.Damage(); len(d) != 0 {
+		t.Errorf("the log still knows of %v", d)
+	}
+	if err := w.l.Truncate(w.l.End() - 1); err != nil {
+		t.Error(err)
+	}
+	mustClose(t, w.d)
+}
+
 // TestMissingRecordsAreDamage: a closed segment that ends early, between two batches, has lost records.
 func TestMissingRecordsAreDamage(t *testing.T) {
 	w := newScrubWorld(t, 8, false)
