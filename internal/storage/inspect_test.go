@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"path"
 	"reflect"
 	"slices"
@@ -368,4 +369,43 @@ func TestBatchesGoBeforeTheirTransactionIndex(t *testing.T) {
 		}
 		d.Close()
 	}
+}
+
+// TestInspectionBeforeTheJournalIsReplayed: after a power loss the records below the log start may stand in the journal only. That is no damage.
+func TestInspectionBeforeTheJournalIsReplayed(t *testing.T) {
+	r := newJournalRig(t, 2, 256<<10)
+	r.used()
+	for range 6 {
+		r.append(0, strings.Repeat("y", 3000))
+		r.append(1, "y")
+		r.flush()
+	}
+	l := r.logs[0]
+	l.SetCommitted(l.End())
+	if err := l.RaiseStart(l.End()); err != nil {
+		t.Fatal(err)
+	}
+	early := 0
+	for seed := range uint64(20) {
+		mem := r.mem.Crash(rand.New(rand.NewPCG(seed, 1)))
+		x, err := NewInspection(mem, "/data/log", "/data/meta", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum, err := x.Partition(t.Context(), "/data/log/t-0", func(f Finding) {
+			if f.Severity == Damaged {
+				t.Errorf("%+v", f)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum.End < l.Start() {
+			early++
+		}
+	}
+	if early == 0 {
+		t.Error("the log never ended before its start")
+	}
+	r.dir.Close()
 }

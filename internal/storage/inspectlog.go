@@ -632,7 +632,7 @@ func (p *partitionInspection) end() {
 	if p.entry != nil {
 		start = max(p.entry.start, p.sum.Start)
 	}
-	if start > max(end, p.durable) && !p.torn && !p.loose {
+	if start > max(end, p.durable) && !p.torn && !p.loose && !p.x.journal {
 		severity := Note
 		if p.entry != nil {
 			severity = Damaged
