@@ -415,6 +415,12 @@ func (m *model) findRefused(end int64) error {
 	return fmt.Errorf("S4: log ends at %d, only %d was appended", end, m.modelEnd())
 }
 
+// forgetRefused lets go of the batches that were refused and whose place has durably gone to others.
+func (m *model) forgetRefused() {
+	flushed := m.log.Flushed()
+	m.refused = slices.DeleteFunc(m.refused, func(b record.Batch) bool { return b.BaseOffset() < flushed })
+}
+
 // preferRefused: what was written last may be lost, and a batch at the same offset that had found no room be there.
 func (m *model) preferRefused() error {
 	last := len(m.batches) - 1
@@ -457,6 +463,12 @@ func (m *model) check() error {
 	}
 	for len(m.batches) > 0 && m.modelEnd() > end {
 		m.batches = m.batches[:len(m.batches)-1]
+	}
+	if m.modelEnd() < end {
+		// What came in the place of a batch that was refused is lost, and the bytes of that one are back.
+		if err := m.findRefused(end); err != nil {
+			return err
+		}
 	}
 	if m.modelEnd() != end {
 		return fmt.Errorf("S1: log ends at %d inside a batch, the model at %d", end, m.modelEnd())
@@ -1014,7 +1026,7 @@ func (m *model) appendBatch(b record.Batch) error {
 		return fmt.Errorf("S1: appended at %d (duplicate %v), expected %d", a.BaseOffset, a.Duplicate, m.modelEnd())
 	}
 	m.batches = append(m.batches, b)
-	m.refused = nil
+	m.forgetRefused()
 	m.learn(b)
 	return nil
 }
@@ -1091,7 +1103,7 @@ func (m *model) appendBurst() error {
 		}
 	}
 	if last >= 0 {
-		m.refused = nil
+		m.forgetRefused()
 	}
 	return nil
 }
