@@ -45,10 +45,8 @@ func deletedTopics(old, im *metadata.Image) []group.Topic {
 		return nil
 	}
 	var gone []group.Topic
-	for t := range old.Topics() {
-		if im.TopicByID(t.ID) == nil {
-			gone = append(gone, group.Topic{Name: t.Name, ID: t.ID})
-		}
+	for _, t := range im.Since(old).Gone {
+		gone = append(gone, group.Topic{Name: t.Name, ID: t.ID})
 	}
 	return gone
 }

@@ -36,7 +36,7 @@ type Manager struct {
 	mu      sync.RWMutex // guards topics
 	topics  map[wire.UUID]*topicEntry
 	byName  map[string]*topicEntry // guarded by mu
-	seq     int64                  // of the image applied last; only Apply uses it
+	applied *metadata.Image        // the last one; only Apply uses it
 	deletes sync.WaitGroup         // directories that are being removed
 	stop    chan struct{}
 	done    chan struct{} // closed when the checkpoint goroutine has ended
@@ -51,27 +51,34 @@ type topicEntry struct {
 
 // NewManager starts a manager without partitions; Apply brings them.
 func NewManager(o Options) *Manager {
-	m := &Manager{o: o, topics: map[wire.UUID]*topicEntry{}, byName: map[string]*topicEntry{}, seq: -1,
+	m := &Manager{o: o, topics: map[wire.UUID]*topicEntry{}, byName: map[string]*topicEntry{},
 		stop: make(chan struct{}), done: make(chan struct{})}
 	go m.startCheckpoints()
 	return m
 }
 
 // Apply makes the partitions what the image says: opens, changes and deletes them. Images
-// must come in order, from one goroutine; an older one is ignored. A partition that cannot be opened is
+// must come in order, from one goroutine; an older one is ignored. Only topics that the image does not share with
+// the one before are looked at, unless the configuration of brokers changed. A partition that cannot be opened is
 // offline and reported; it never keeps the others from coming up.
-func (m *Manager) Apply(im *metadata.Image) {
-	if im.Seq() < m.seq {
-		return
+func (m *Manager) Apply(im *metadata.Image) (touched int) {
+	old := m.applied
+	if old != nil && im.Seq() < old.Seq() {
+		return 0
 	}
-	m.seq = im.Seq()
-	brokerDynamic := im.Config(metadata.BrokerConfig, strconv.Itoa(int(m.o.Self)))
+	m.applied = im
+	self := strconv.Itoa(int(m.o.Self))
+	delta := im.Since(old)
+	if old != nil && !(im.SameConfig(old, metadata.BrokerConfig, self) && im.SameConfig(old, metadata.BrokerConfig, "")) {
+		delta.Touched = slices.Collect(im.Topics())
+	}
+	brokerDynamic := im.Config(metadata.BrokerConfig, self)
 	clusterDynamic := im.Config(metadata.BrokerConfig, "")
 	m.clean(m.o.Config.WithDynamic(brokerDynamic, clusterDynamic))
-	m.removeMissing(im)
+	m.remove(delta.Gone)
 	var opens errgroup.Group
 	opens.SetLimit(2 * runtime.GOMAXPROCS(0))
-	for t := range im.Topics() {
+	for _, t := range delta.Touched {
 		resolved := m.o.Config.Topic(im.Config(metadata.TopicConfig, t.Name), brokerDynamic, clusterDynamic)
 		entry := m.entry(t)
 		for i := range t.Partitions {
@@ -97,6 +104,7 @@ func (m *Manager) Apply(im *metadata.Image) {
 		}
 	}
 	_ = opens.Wait() // the functions report by themselves
+	return len(delta.Touched)
 }
 
 // clean has the log dirs cleaned and scrubbed as the configuration says.
@@ -126,18 +134,20 @@ func (m *Manager) entry(t *metadata.Topic) *topicEntry {
 	return e
 }
 
-// removeMissing deletes the partitions of topics that are gone. That the image before
+// remove deletes the partitions of topics that are gone. That the image before
 // had them is the evidence that they were deleted, not merely unknown.
-func (m *Manager) removeMissing(im *metadata.Image) {
+func (m *Manager) remove(topics []*metadata.Topic) {
 	m.mu.Lock()
 	var gone []*topicEntry
-	for id, e := range m.topics {
-		if im.TopicByID(id) == nil {
-			gone = append(gone, e)
-			delete(m.topics, id)
-			if m.byName[e.name] == e {
-				delete(m.byName, e.name)
-			}
+	for _, t := range topics {
+		e := m.topics[t.ID]
+		if e == nil {
+			continue
+		}
+		gone = append(gone, e)
+		delete(m.topics, t.ID)
+		if m.byName[e.name] == e {
+			delete(m.byName, e.name)
 		}
 	}
 	m.mu.Unlock()
