@@ -253,6 +253,8 @@ func contractNames(t *testing.T, s FS, dir string) {
 	wantErr(t, s.Remove(b), fs.ErrNotExist, b)
 	check(t, s.SyncDir(dir))
 	wantErr(t, s.SyncDir(a), fs.ErrNotExist, a)
+	check(t, s.SyncTree(dir))
+	wantErr(t, s.SyncTree(a), fs.ErrNotExist, a)
 }
 
 func contractDirectories(t *testing.T, s FS, dir string) {

@@ -28,11 +28,12 @@ const (
 	OpTruncate // Op.Len is the new size
 	OpSync
 	OpSetModTime
+	OpSyncTree
 	OpClose
 )
 
 var opNames = [...]string{"open", "mkdir", "readdir", "stat", "rename", "remove", "syncdir", "lock", "space",
-	"read", "tryread", "write", "size", "truncate", "sync", "chtimes", "close"}
+	"read", "tryread", "write", "size", "truncate", "sync", "chtimes", "synctree", "close"}
 
 func (k OpKind) String() string {
 	if k < 0 || int(k) >= len(opNames) {
@@ -142,6 +143,13 @@ func (s *faultFS) SyncDir(dir string) error {
 		return err
 	}
 	return s.inner.SyncDir(dir)
+}
+
+func (s *faultFS) SyncTree(dir string) error {
+	if err := s.check(Op{Kind: OpSyncTree, Name: dir}); err != nil {
+		return err
+	}
+	return s.inner.SyncTree(dir)
 }
 
 func (s *faultFS) SetModTime(name string, t time.Time) error {

@@ -31,6 +31,7 @@ func TestFaultFailsEveryOperationOnDemand(t *testing.T) {
 		OpRename:   func() error { return s.Rename("/f", "/g") },
 		OpRemove:   func() error { return s.Remove("/f") },
 		OpSyncDir:  func() error { return s.SyncDir("/f") },
+		OpSyncTree: func() error { return s.SyncTree("/f") },
 		OpLock:     func() error { _, err := s.Lock("/f"); return err },
 		OpSpace:    func() error { _, err := s.Space("/f"); return err },
 		OpRead:     func() error { _, err := f.ReadAt(p[:], 7); return err },

@@ -455,6 +455,9 @@ func (m *Mem) SyncDir(dir string) error {
 	return nil
 }
 
+// SyncTree goes from file to file: a power loss may come between any two.
+func (m *Mem) SyncTree(dir string) error { return syncTree(m, dir) }
+
 // Lock excludes other locks of this Mem; Crash and Clone end the process and so the locks.
 func (m *Mem) Lock(name string) (io.Closer, error) {
 	if err := m.lock("lock", name); err != nil {

@@ -39,6 +39,9 @@ func (osFS) Open(name string, mode Mode) (File, error) {
 	return osFile{f}, nil
 }
 
+// SyncTree goes from file to file.
+func (s osFS) SyncTree(dir string) error { return syncTree(s, dir) }
+
 // SyncDir does nothing on Windows, where a directory cannot be flushed and NTFS
 // journals names by itself.
 func (osFS) SyncDir(dir string) error {

@@ -80,6 +80,9 @@ type FS interface {
 	Rename(from, to string) error // replaces a file, never a directory (fs.ErrExist)
 	Remove(name string) error     // a file or an empty directory
 	SyncDir(dir string) error
+	// SyncTree is Sync of every file and SyncDir of every directory in dir, in one call where the
+	// platform can; it may make more durable than that.
+	SyncTree(dir string) error
 	// SetModTime makes t the time of a file's last change. It is a hint: nothing makes it durable.
 	SetModTime(name string, t time.Time) error
 	// Lock takes an exclusive lock on the file name (made if absent) until the

@@ -85,6 +85,12 @@ func (w *Watch) SyncDir(dir string) error {
 	return w.FS.SyncDir(dir)
 }
 
+// SyncTree implements FS.
+func (w *Watch) SyncTree(dir string) error {
+	defer w.end(w.begin(OpSyncTree, dir))
+	return w.FS.SyncTree(dir)
+}
+
 type watchedFile struct {
 	File
 	w    *Watch
