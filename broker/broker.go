@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,6 +141,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	changed, im := b.cluster.Changed(), b.cluster.Image()
 	b.publish(nil, im)
 	b.reportStrays()
+	b.dirs.Recover()
 	b.wg.Add(2)
 	go b.startPublisher(changed, im)
 	go b.startDirReports()
@@ -325,6 +327,7 @@ func (b *Broker) endpoints() []metadata.Endpoint {
 // startPublisher gives every new image to those who act on it.
 func (b *Broker) startPublisher(changed <-chan struct{}, last *metadata.Image) {
 	defer b.wg.Done()
+	debug.FreeOSMemory() // what reading the metadata took, which is several times what is kept of it
 	for {
 		select {
 		case <-changed:
@@ -375,20 +378,23 @@ func (b *Broker) reportDirs() error {
 
 // reportStrays names partition directories that no topic claims, and second ones of a partition. They are left alone.
 func (b *Broker) reportStrays() {
-	found, err := b.dirs.Scan()
+	found, err := b.dirs.Strays()
 	if err != nil {
 		b.log.Warn("log dirs cannot be listed", "error", err)
 		return
 	}
 	im := b.cluster.Image()
 	for _, f := range found {
+		if f.Err != nil {
+			b.log.Warn("topic id of a partition directory cannot be read", "dir", f.Path, "error", f.Err)
+		}
 		if t := im.TopicByID(f.TopicID); t != nil && int(f.Partition) < len(t.Partitions) {
 			p, err := b.partitions.Lookup("", f.TopicID, f.Partition)
 			if err == nil && p.Path() != "" && p.Path() != f.Path {
 				b.log.Warn("a second directory of a partition is left alone: the other one is served. Compare them, and remove it",
 					"dir", f.Path, "served", p.Path())
 			}
-			continue
+			continue // else it is offline
 		}
 		if t := im.Topic(f.Topic); t != nil && f.TopicID.IsZero() {
 			continue

@@ -144,6 +144,8 @@ type brokerMetrics struct{ b *Broker }
 
 var (
 	partitionsDesc = prometheus.NewDesc("moldau_partitions", "Replicas on this broker by state: online or offline, which those in a log dir that failed are too.", []string{"state"}, nil)
+	openDesc       = prometheus.NewDesc("moldau_logs_open", "Logs that have been opened since the start; a log is opened at its first use.", nil, nil)
+	recoverDesc    = prometheus.NewDesc("moldau_logs_to_recover", "Logs that the recovery after a stop that was not a clean one has still to look at; they are recovered at once when they are used.", nil, nil)
 	offlineDirDesc = prometheus.NewDesc("moldau_log_dir_offline", "1 while the log dir is offline: it could not be opened, or a write or sync in it failed.", []string{"dir"}, nil)
 	spaceDesc      = prometheus.NewDesc("moldau_log_dir_bytes", "Bytes of the volume of the log dir: free and total.", []string{"dir", "kind"}, nil)
 	keptDesc       = prometheus.NewDesc("moldau_log_dir_kept_free_bytes", "Bytes of the volume of the log dir that producers leave free.", []string{"dir"}, nil)
@@ -178,7 +180,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{partitionsDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
+	for _, d := range []*prometheus.Desc{partitionsDesc, openDesc, recoverDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
 		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc,
 		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, standstillDesc, storeDesc,
 		damagedDesc, scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc} {
@@ -192,7 +194,7 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	online, offline := 0, 0
+	online, offline, used := 0, 0, 0
 	for _, p := range b.partitions.Partitions() {
 		if p.Err() != nil {
 			offline++
@@ -203,16 +205,26 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		} else {
 			online++
 		}
+		if p.Used() {
+			used++
+		}
 		tp := p.TopicPartition()
 		index := fmt.Sprint(tp.Partition)
-		gauge(logSizeDesc, float64(p.SizeBytes()), tp.Topic, index)
-		gauge(logEndDesc, float64(p.LogEnd()), tp.Topic, index)
-		gauge(logStartDesc, float64(p.LogStart()), tp.Topic, index)
-		gauge(hwDesc, float64(p.HighWatermark()), tp.Topic, index)
-		gauge(damagedDesc, float64(p.DamagedSegments()), tp.Topic, index)
+		x, hw := p.Extent(), p.HighWatermark()
+		if !p.Used() {
+			hw = x.End // what a stop left was committed
+		}
+		gauge(logSizeDesc, float64(x.Bytes), tp.Topic, index)
+		gauge(logEndDesc, float64(x.End), tp.Topic, index)
+		gauge(logStartDesc, float64(x.Start), tp.Topic, index)
+		gauge(hwDesc, float64(hw), tp.Topic, index)
+		gauge(damagedDesc, float64(x.Damaged), tp.Topic, index)
 	}
 	gauge(partitionsDesc, float64(online), "online")
 	gauge(partitionsDesc, float64(offline), "offline")
+	gauge(openDesc, float64(used))
+	recovery := b.dirs.Recovery()
+	gauge(recoverDesc, float64(recovery.Total-recovery.Done))
 	b.collectDisks(out)
 	b.collectCleaning(out)
 	b.collectScrub(out)

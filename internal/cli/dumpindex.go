@@ -223,7 +223,10 @@ func (d *dumper) manifest(f *os.File, size int64) error {
 	end, err := storage.EachManifestRecord(data, func(at int64, r storage.ManifestRecord) error {
 		fields := []field{{"topic", r.Partition.Topic}, {"partition", r.Partition.Partition}, {"topicId", r.TopicID.String()}}
 		switch r.Kind {
-		case "point":
+		case "point", "rest":
+			if r.Kind == "rest" {
+				fields = append(fields, field{"bytes", r.Bytes}, field{"segments", r.Segments})
+			}
 			fields = append(fields, field{"logStart", r.LogStart}, field{"offset", r.Offset}, field{"segment", r.Segment}, field{"segmentPosition", r.Position},
 				field{"leaderEpochs", int64(len(r.Epochs))}, field{"producers", int64(r.Producers)})
 		case "start":

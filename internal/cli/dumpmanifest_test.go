@@ -48,7 +48,7 @@ func TestDumpManifest(t *testing.T) {
 	name := root + "/meta/manifest"
 	code, out, _ := run(t, "log", "dump", name)
 	for _, want := range []string{`present topic=orders partition=3 topicId=\S+\n`, `start topic=orders partition=3 topicId=\S+ logStart=2\n`,
-		`point topic=orders partition=3 topicId=\S+ logStart=2 offset=5 segment=0 segmentPosition=\d+ leaderEpochs=1 producers=0\n`} {
+		`rest topic=orders partition=3 topicId=\S+ bytes=\d+ segments=1 logStart=2 offset=5 segment=0 segmentPosition=\d+ leaderEpochs=1 producers=0\n`} {
 		if code != 0 || !regexp.MustCompile(want).MatchString(out) {
 			t.Errorf("exit %d, want %s in\n%s", code, want, out)
 		}

@@ -128,7 +128,7 @@ func (r *Runtime[C]) Adopt(im *metadata.Image) {
 	r.mu.Unlock()
 	defer close(adopted)
 	for _, s := range fresh {
-		if s.p.Err() == nil && s.p.LogStart() == s.p.LogEnd() {
+		if s.p.Empty() {
 			r.load(s) // there is nothing to read
 		} else {
 			r.loads.add(r, s)

@@ -54,6 +54,7 @@ func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error
 	c.rc = rc
 	now := time.Now()
 	c.deadline = now.Add(c.req.Timeout)
+	t.prepare(&c.rc, &c.req)
 	for i := range c.req.Topics {
 		topic := &c.req.Topics[i]
 		for j := range topic.Partitions {
@@ -126,6 +127,38 @@ func (b *burst) append() {
 	}
 }
 
+// prepare has the partitions that get their first record made ready together.
+func (t *Table) prepare(rc *requestContext, req *wire.ProduceRequest) {
+	if req.Acks < -1 || req.Acks > 1 || req.TransactionalID != nil {
+		return
+	}
+	var fresh []*partition.Partition
+	for i := range req.Topics {
+		topic := &req.Topics[i]
+		for j := range topic.Partitions {
+			p, err := t.o.Partitions.Lookup(topic.Name, topic.ID, topic.Partitions[j].Index)
+			if err == nil && p.Fresh() && t.mayProduce(rc, p) == nil {
+				fresh = append(fresh, p)
+			}
+		}
+	}
+	if len(fresh) > 1 {
+		partition.MakeReady(fresh)
+	}
+}
+
+// mayProduce says why the client may not write a partition, or nil.
+func (t *Table) mayProduce(rc *requestContext, p *partition.Partition) error {
+	name := p.TopicPartition().Topic
+	if !rc.allowed(name) {
+		return wire.TopicAuthorizationFailed
+	}
+	if isInternal(name) && rc.header.ClientID != adminClientID {
+		return fmt.Errorf("%s is written by the broker only: %w", name, wire.InvalidTopicException)
+	}
+	return nil
+}
+
 // stage checks one batch, which Settle appends.
 func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.ProduceTopic, part *wire.ProducePartition, now time.Time, out *producedPart) error {
 	p, err := t.o.Partitions.Lookup(topic.Name, topic.ID, part.Index)
@@ -138,12 +171,8 @@ func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.
 	if err != nil {
 		return err
 	}
-	name := p.TopicPartition().Topic
-	if !rc.allowed(name) {
-		return wire.TopicAuthorizationFailed
-	}
-	if isInternal(name) && rc.header.ClientID != adminClientID {
-		return fmt.Errorf("%s is written by the broker only: %w", name, wire.InvalidTopicException)
+	if err := t.mayProduce(rc, p); err != nil {
+		return err
 	}
 	batch, err := oneBatch(part.Records)
 	if err != nil {
@@ -151,7 +180,7 @@ func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.
 	}
 	o := partition.AppendOptions{Acks: req.Acks, AllowZstd: req.Version >= 7, NowMs: now.UnixMilli()}
 	if t.resolved(t.o.Cluster.Image()).trusts {
-		o.HeaderOnly = stateOf(rc.conn).trusts() && !isInternal(name)
+		o.HeaderOnly = stateOf(rc.conn).trusts() && !isInternal(p.TopicPartition().Topic)
 	}
 	out.p = p
 	return p.Prepare(&out.staged, batch, o)

@@ -229,11 +229,25 @@ func (d *decoder) bool() bool {
 	return len(b) == 1 && b[0] == 1
 }
 
-// ids reads a list; none is nil, so that decoding is exact.
-func (d *decoder) ids() []int32 {
+// idsLike reads a list; none is nil, so that decoding is exact. Where it is like another, it is that one: in a chunk most
+// are the same, and nobody writes them.
+func (d *decoder) idsLike(like []int32) []int32 {
 	n := d.count(1)
 	if n == 0 {
 		return nil
+	}
+	if n == len(like) {
+		start, same := d.rest, true
+		for _, id := range like {
+			same = d.int32() == id && same
+		}
+		if same {
+			return like
+		}
+		if d.err != nil {
+			return nil
+		}
+		d.rest = start
 	}
 	ids := make([]int32, n)
 	for i := range ids {
@@ -402,9 +416,14 @@ func (d *decoder) chunk() int {
 func decodeStatic(value []byte, ps *[ChunkPartitions]Partition) (int, error) {
 	d := newDecoder(value)
 	n := d.chunk()
+	var last Partition
 	for i := range n {
 		p := &ps[i]
-		p.Replicas, p.Adding, p.Removing, p.Dirs = d.ids(), d.ids(), d.ids(), d.uuids()
+		p.Replicas, p.Adding, p.Removing = d.idsLike(last.Replicas), d.idsLike(last.Adding), d.idsLike(last.Removing)
+		if p.Dirs = d.uuids(); slices.Equal(p.Dirs, last.Dirs) {
+			p.Dirs = last.Dirs
+		}
+		last = *p
 	}
 	return n, d.end()
 }
@@ -433,13 +452,15 @@ func EncodeDynamic(ps []Partition) []byte {
 func decodeDynamic(value []byte, ps *[ChunkPartitions]Partition) (int, error) {
 	d := newDecoder(value)
 	n := d.chunk()
+	var last Partition
 	for i := range n {
 		p := &ps[i]
 		p.Leader = int32(d.int(-1, math.MaxInt32))
 		p.LeaderEpoch, p.PartitionEpoch = int32(d.int(0, math.MaxInt32)), int32(d.int(0, math.MaxInt32))
-		p.ISR, p.ELR, p.LastKnownELR = d.ids(), d.ids(), d.ids()
+		p.ISR, p.ELR, p.LastKnownELR = d.idsLike(last.ISR), d.idsLike(last.ELR), d.idsLike(last.LastKnownELR)
 		p.MinISR, p.FlushMessages, p.FlushMs = d.int32(), d.int64(), d.int64()
 		p.Recovering = d.bool()
+		last = *p
 	}
 	return n, d.end()
 }

@@ -50,7 +50,23 @@ func topic(n, partitions int, leaderEpoch int32) []metadata.Change {
 
 func newCluster(t *testing.T) *cluster { return &cluster{t: t, im: metadata.Empty()} }
 
+// newTestManager is one that ends with the test.
 func newTestManager(t *testing.T, fsys vfs.FS) *Manager {
+	t.Helper()
+	m := startManager(t, fsys)
+	t.Cleanup(func() { stopManager(t, m) })
+	return m
+}
+
+func stopManager(t *testing.T, m *Manager) {
+	t.Helper()
+	m.Close()
+	if err := m.o.Dirs.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func startManager(t *testing.T, fsys vfs.FS) *Manager {
 	t.Helper()
 	c, _, err := config.Load(config.Sources{})
 	if err != nil {
@@ -60,9 +76,7 @@ func newTestManager(t *testing.T, fsys vfs.FS) *Manager {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := NewManager(Options{Self: 1, Dir: dir, Config: c, Log: slog.New(slog.DiscardHandler)})
-	t.Cleanup(func() { m.Close(); dir.Close() })
-	return m
+	return NewManager(Options{Self: 1, Dirs: storage.OneDir(dir), Config: c, Log: slog.New(slog.DiscardHandler)})
 }
 
 // TestApplyLooksAtWhatChanged: an image that changes one topic of thousands costs one topic.

@@ -14,9 +14,9 @@ import (
 // records, and ends up with the last value of each key.
 func TestOwnerReadsWhatCompactionLeaves(t *testing.T) {
 	p, dir := leader(t, vfs.NewMem())
-	cfg := p.log.Config()
+	cfg := p.log().Config()
 	cfg.SegmentBytes, cfg.CleanupCompact = 2000, true
-	p.log.SetConfig(cfg)
+	p.held.SetConfig(&cfg)
 	for i := range 200 {
 		b := record.NewBuilder(record.None)
 		b.Add(time.Now().UnixMilli(), fmt.Append(nil, i%7), fmt.Append(nil, i))

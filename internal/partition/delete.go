@@ -27,7 +27,7 @@ func (p *Partition) DeleteRecords(offset int64) (lowWatermark int64, err error) 
 	if offset < 0 || offset > hw {
 		return -1, fmt.Errorf("%s: records before offset %d are to be deleted, the high watermark is %d: %w", p.Name(), offset, hw, storage.ErrOffsetRange)
 	}
-	if err := p.log.RaiseStart(offset); err != nil {
+	if err := p.log().RaiseStart(offset); err != nil {
 		return -1, err
 	}
 	p.tellWatchers()

@@ -18,16 +18,26 @@ var none = Offset{-1, -1, -1}
 
 // Earliest is the first offset that may be read.
 func (p *Partition) Earliest(currentEpoch int32) (Offset, error) {
+	if _, no, err := p.leadsEmpty(currentEpoch); err != nil {
+		return none, err
+	} else if !no {
+		return Offset{0, -1, -1}, nil
+	}
 	if _, err := p.leads(currentEpoch); err != nil {
 		return none, err
 	}
-	start := p.log.Start()
-	return Offset{start, -1, p.log.EpochAt(start)}, nil
+	start := p.log().Start()
+	return Offset{start, -1, p.log().EpochAt(start)}, nil
 }
 
 // Latest is the offset behind the last record that the reader may see. ErrNotSettled
 // while a new leader may know less than the one before.
 func (p *Partition) Latest(currentEpoch int32, readCommitted bool) (Offset, error) {
+	if epoch, no, err := p.leadsEmpty(currentEpoch); err != nil {
+		return none, err
+	} else if !no {
+		return Offset{0, -1, epoch}, nil
+	}
 	limit, epoch, err := p.readable(currentEpoch, readCommitted)
 	if err != nil {
 		return none, err
@@ -44,12 +54,12 @@ func (p *Partition) readable(currentEpoch int32, readCommitted bool) (limit int6
 	settled := p.mu.state.Settled()
 	p.mu.Unlock()
 	if !settled {
-		p.log.RequestFlush(p.log.End())
+		p.log().RequestFlush(p.log().End())
 		return -1, epoch, fmt.Errorf("%s: %w", p.Name(), ErrNotSettled)
 	}
 	limit = p.HighWatermark()
 	if readCommitted {
-		limit = p.log.LastStable(limit)
+		limit = p.log().LastStable(limit)
 	}
 	return limit, epoch, nil
 }
@@ -60,7 +70,7 @@ func (p *Partition) ByTimestamp(currentEpoch int32, timestampMs int64, readCommi
 	if err != nil {
 		return none, err
 	}
-	return found(p.log.ByTimestamp(timestampMs, limit))
+	return found(p.log().ByTimestamp(timestampMs, limit))
 }
 
 // MaxTimestamp is the first record with the newest timestamp (KIP-734); none while that one is not visible.
@@ -69,7 +79,7 @@ func (p *Partition) MaxTimestamp(currentEpoch int32, readCommitted bool) (Offset
 	if err != nil {
 		return none, err
 	}
-	t, ok, err := p.log.MaxTimestamp()
+	t, ok, err := p.log().MaxTimestamp()
 	return found(t, ok && t.Offset < limit, err)
 }
 
@@ -87,8 +97,8 @@ func (p *Partition) EndForEpoch(currentEpoch, epoch int32) (int32, int64, error)
 		return -1, -1, err
 	}
 	if epoch == current {
-		return current, p.log.End(), nil // also when no record was written in it yet
+		return current, p.log().End(), nil // also when no record was written in it yet
 	}
-	e, end := p.log.EndForEpoch(epoch)
+	e, end := p.log().EndForEpoch(epoch)
 	return e, end, nil
 }

@@ -3,9 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
-	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -45,8 +43,7 @@ type Manager struct {
 type topicEntry struct {
 	name       string
 	id         wire.UUID
-	partitions map[int32]*Partition
-	count      int32 // partitions of the topic, here or elsewhere
+	partitions []*Partition // by index; nil: elsewhere. Guarded by Manager.mu
 }
 
 // NewManager starts a manager without partitions; Apply brings them.
@@ -76,35 +73,61 @@ func (m *Manager) Apply(im *metadata.Image) (touched int) {
 	clusterDynamic := im.Config(metadata.BrokerConfig, "")
 	m.clean(m.o.Config.WithDynamic(brokerDynamic, clusterDynamic))
 	m.remove(delta.Gone)
-	var opens errgroup.Group
-	opens.SetLimit(2 * runtime.GOMAXPROCS(0))
 	for _, t := range delta.Touched {
-		resolved := m.o.Config.Topic(im.Config(metadata.TopicConfig, t.Name), brokerDynamic, clusterDynamic)
-		entry := m.entry(t)
-		for i := range t.Partitions {
+		m.applyTopic(t, m.o.Config.Topic(im.Config(metadata.TopicConfig, t.Name), brokerDynamic, clusterDynamic))
+	}
+	return len(delta.Touched)
+}
+
+// applyTopic makes the partitions of one topic what the image says. New ones are taken up several at a time: some of
+// their logs are opened for it.
+func (m *Manager) applyTopic(t *metadata.Topic, resolved config.Topic) {
+	entry := m.entry(t)
+	var starts errgroup.Group
+	starts.SetLimit(2 * runtime.GOMAXPROCS(0))
+	var last *settings
+	for from := 0; from < len(t.Partitions); from += startBatch {
+		var fresh []*Partition
+		var with []*settings
+		for i := from; i < min(from+startBatch, len(t.Partitions)); i++ {
 			mp := &t.Partitions[i]
 			if !slices.Contains(mp.Replicas, m.o.Self) {
 				continue
 			}
-			index := int32(i)
-			m.mu.RLock()
-			p := entry.partitions[index]
-			m.mu.RUnlock()
-			if p != nil {
-				m.configure(p, mp, resolved)
+			if last == nil || last.log.FlushMessages != mp.FlushMessages || last.log.FlushInterval != flushInterval(mp) {
+				last = &settings{resolved, logConfig(mp, resolved)}
+			}
+			if p := entry.partitions[i]; p != nil { // only Apply changes it
+				p.apply(assignment(mp, last), last)
 				continue
 			}
-			opens.Go(func() error {
-				p := m.open(storage.TopicPartition{Topic: t.Name, Partition: index}, t.ID, mp, resolved)
-				m.mu.Lock()
-				entry.partitions[index] = p
-				m.mu.Unlock()
+			fresh, with = append(fresh, newPartition(storage.TopicPartition{Topic: t.Name, Partition: int32(i)}, t.ID)), append(with, last)
+		}
+		if len(fresh) > 0 {
+			starts.Go(func() error {
+				m.startAll(entry, t, fresh, with)
 				return nil
 			})
 		}
 	}
-	_ = opens.Wait() // the functions report by themselves
-	return len(delta.Touched)
+	_ = starts.Wait() // the functions report by themselves
+}
+
+// startBatch is how many partitions are taken up one after the other.
+const startBatch = 64
+
+func (m *Manager) startAll(entry *topicEntry, t *metadata.Topic, fresh []*Partition, with []*settings) {
+	for i, p := range fresh {
+		mp := &t.Partitions[p.tp.Partition]
+		if err := p.start(m.o.Self, m.o.Dirs, mp.DirOf(m.o.Self), assignment(mp, with[i]), with[i]); err != nil {
+			m.o.Log.Error("partition is offline", "partition", p.tp.String(), "error", err)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range fresh {
+		entry.partitions[p.tp.Partition] = p
+	}
 }
 
 // clean has the log dirs cleaned and scrubbed as the configuration says.
@@ -127,10 +150,12 @@ func (m *Manager) entry(t *metadata.Topic) *topicEntry {
 	defer m.mu.Unlock()
 	e := m.topics[t.ID]
 	if e == nil {
-		e = &topicEntry{name: t.Name, id: t.ID, partitions: map[int32]*Partition{}}
+		e = &topicEntry{name: t.Name, id: t.ID}
 		m.topics[t.ID], m.byName[t.Name] = e, e
 	}
-	e.count = int32(len(t.Partitions))
+	if n := len(t.Partitions); n > len(e.partitions) {
+		e.partitions = append(e.partitions, make([]*Partition, n-len(e.partitions))...)
+	}
 	return e
 }
 
@@ -153,7 +178,9 @@ func (m *Manager) remove(topics []*metadata.Topic) {
 	m.mu.Unlock()
 	for _, e := range gone {
 		for _, p := range e.partitions {
-			p.end()
+			if p != nil {
+				p.end()
+			}
 		}
 		m.deletes.Add(1)
 		go m.startDelete(e)
@@ -164,51 +191,36 @@ func (m *Manager) remove(topics []*metadata.Topic) {
 func (m *Manager) startDelete(e *topicEntry) {
 	defer m.deletes.Done()
 	for _, p := range e.partitions {
-		if p.log == nil {
+		if p == nil || p.err != nil {
 			continue
 		}
-		if err := p.log.Delete(); err != nil && !errors.Is(err, storage.ErrClosed) {
+		if err := p.held.Delete(); err != nil && !errors.Is(err, storage.ErrClosed) {
 			m.o.Log.Warn("directory of a deleted partition could not be removed; it is removed at the next start, or by hand",
-				"dir", p.log.Path(), "error", err)
+				"dir", p.held.Path(), "error", err)
 		}
 	}
 }
 
-func (m *Manager) open(tp storage.TopicPartition, id wire.UUID, mp *metadata.Partition, t config.Topic) *Partition {
-	p := newPartition(tp, id)
-	log, err := m.o.Dirs.OpenLog(tp, id, mp.DirOf(m.o.Self), m.logConfig(tp, mp, t), p.flushed)
-	ends := replica.Ends{}
-	if err != nil {
-		p.err = err
-		m.o.Log.Error("partition is offline", "partition", tp.String(), "error", err)
-	} else {
-		ends = replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}
-		p.log = log
-	}
-	p.mu.state = replica.New(m.o.Self, ends, ends.Flushed)
-	m.configure(p, mp, t)
-	return p
-}
-
-func (m *Manager) configure(p *Partition, mp *metadata.Partition, t config.Topic) {
-	cfg := m.logConfig(p.tp, mp, t)
-	p.apply(replica.Assignment{
+func assignment(mp *metadata.Partition, s *settings) replica.Assignment {
+	return replica.Assignment{
 		Leader:         mp.Leader,
 		LeaderEpoch:    mp.LeaderEpoch,
 		PartitionEpoch: mp.PartitionEpoch,
 		ISR:            mp.ISR,
 		MinISR:         mp.MinISR,
-		FlushPolicy:    cfg.FlushPolicy(),
-	}, &settings{t, cfg.FlushMessages, cfg.FlushPolicy()}, cfg)
+		FlushPolicy:    s.log.FlushPolicy(),
+	}
 }
 
-func (m *Manager) logConfig(tp storage.TopicPartition, mp *metadata.Partition, t config.Topic) storage.LogConfig {
-	cfg := storage.LogConfig{
+func logConfig(mp *metadata.Partition, t config.Topic) storage.LogConfig {
+	return storage.LogConfig{
 		SegmentBytes:       int64(t.SegmentBytes),
-		SegmentAge:         t.SegmentMs - jitter(tp, t.SegmentJitterMs),
+		SegmentAge:         t.SegmentMs,
+		SegmentJitter:      t.SegmentJitterMs,
 		IndexIntervalBytes: int64(t.IndexIntervalBytes),
 		SegmentIndexBytes:  int64(t.SegmentIndexBytes),
 		FlushMessages:      mp.FlushMessages,
+		FlushInterval:      flushInterval(mp),
 		MaxInflatedBytes:   t.MaxInflatedBytes,
 		CleanupDelete:      t.CleanupDelete,
 		RetentionAge:       t.RetentionMs,
@@ -220,24 +232,14 @@ func (m *Manager) logConfig(tp storage.TopicPartition, mp *metadata.Partition, t
 		MaxCompactionLag:   t.MaxCompactionLagMs,
 		DeleteRetention:    t.DeleteRetentionMs,
 	}
-	if t.CleanupCompact {
-		cfg.SegmentAge = min(cfg.SegmentAge, t.MaxCompactionLagMs)
-	}
-	if mp.FlushMs < math.MaxInt64/int64(time.Millisecond) { // beyond that it is never
-		cfg.FlushInterval = time.Duration(mp.FlushMs) * time.Millisecond
-	}
-	return cfg
 }
 
-// jitter spreads the rolls of partitions that were made at the same time: a part of
-// segment.jitter.ms that depends on nothing but the partition.
-func jitter(tp storage.TopicPartition, limit time.Duration) time.Duration {
-	if limit <= 0 {
-		return 0
+// flushInterval is flush.ms, 0 for never.
+func flushInterval(mp *metadata.Partition) time.Duration {
+	if mp.FlushMs < math.MaxInt64/int64(time.Millisecond) {
+		return time.Duration(mp.FlushMs) * time.Millisecond
 	}
-	h := fnv.New64a()
-	fmt.Fprint(h, tp)
-	return time.Duration(h.Sum64() % uint64(limit))
+	return 0 // beyond that it is never
 }
 
 // Lookup finds a partition by topic name, or by id where id is not zero. Errors:
@@ -254,13 +256,29 @@ func (m *Manager) Lookup(topic string, id wire.UUID, index int32) (*Partition, e
 	} else if e = m.topics[id]; e == nil {
 		return nil, fmt.Errorf("topic id %s: %w", id, ErrUnknownID)
 	}
+	if index < 0 || int(index) >= len(e.partitions) {
+		return nil, fmt.Errorf("%s has %d partitions, no %d: %w", e.name, len(e.partitions), index, ErrUnknown)
+	}
 	if p := e.partitions[index]; p != nil {
 		return p, nil
 	}
-	if index >= 0 && index < e.count {
-		return nil, fmt.Errorf("%s-%d: %w", e.name, index, ErrNotLeader)
+	return nil, fmt.Errorf("%s-%d: %w", e.name, index, ErrNotLeader)
+}
+
+// MakeReady opens the logs of partitions that are about to be written, and makes their directories, many at the same time: each waits
+// several times for the disk, and those who wait together wait once. Errors come again when the partition is used.
+func MakeReady(ps []*Partition) {
+	var group errgroup.Group
+	group.SetLimit(32)
+	for _, p := range ps {
+		group.Go(func() error {
+			if _, err := p.leads(-1); err == nil && p.log().Fresh() {
+				p.log().Prepare()
+			}
+			return nil
+		})
 	}
-	return nil, fmt.Errorf("%s has %d partitions, no %d: %w", e.name, e.count, index, ErrUnknown)
+	_ = group.Wait() // no function has an error
 }
 
 // LogDirs are the log dirs that hold the partitions.
@@ -270,10 +288,16 @@ func (m *Manager) LogDirs() *storage.Dirs { return m.o.Dirs }
 func (m *Manager) Partitions() []*Partition {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	var out []*Partition
+	n := 0
+	for _, e := range m.topics {
+		n += len(e.partitions)
+	}
+	out := make([]*Partition, 0, n)
 	for _, e := range m.topics {
 		for _, p := range e.partitions {
-			out = append(out, p)
+			if p != nil {
+				out = append(out, p)
+			}
 		}
 	}
 	return out
@@ -287,38 +311,59 @@ func (m *Manager) startCheckpoints() {
 	defer close(m.done)
 	tick := time.NewTicker(checkpointInterval)
 	defer tick.Stop()
-	last := map[*storage.Dir]map[storage.TopicPartition]int64{}
+	last := map[*storage.Dir]marks{}
 	for {
 		select {
 		case <-m.stop:
 			m.checkpoint(last)
 			return
 		case <-tick.C:
-			last = m.checkpoint(last)
+			m.checkpoint(last)
 		}
 	}
 }
 
-// checkpoint writes the high watermarks of each log dir in which some have moved, and returns those of now.
-func (m *Manager) checkpoint(last map[*storage.Dir]map[storage.TopicPartition]int64) map[*storage.Dir]map[storage.TopicPartition]int64 {
-	now := map[*storage.Dir]map[storage.TopicPartition]int64{}
-	for _, d := range m.o.Dirs.All() {
-		now[d] = map[storage.TopicPartition]int64{}
-	}
-	for _, p := range m.Partitions() {
-		if p.log != nil && p.log.Segments() > 0 {
-			now[p.log.Dir()][p.tp] = p.HighWatermark()
+// marks is what a file of high watermarks says: how many there are, and their sum, which tells that one has
+// risen, for they never fall.
+type marks struct{ count, sum int64 }
+
+// checkpoint writes the files that are out of date. Most partitions are looked at only here, so it takes nothing but a few loads for each.
+func (m *Manager) checkpoint(last map[*storage.Dir]marks) {
+	now := map[*storage.Dir]marks{}
+	all := m.Partitions()
+	for _, p := range all {
+		if hw := p.HighWatermark(); hw > 0 {
+			d := p.LogDir()
+			now[d] = marks{now[d].count + 1, now[d].sum + hw}
 		}
 	}
-	for d, hw := range now {
-		if maps.Equal(hw, last[d]) || d.Err() != nil || d.Stall().Stalled {
+	for _, d := range m.o.Dirs.All() {
+		if now[d] == last[d] || d.Err() != nil || d.Stall().Stalled {
 			continue // a disk that hangs is not waited for
 		}
-		if err := d.WriteHighWatermarks(hw); err != nil {
+		last[d] = now[d]
+		if err := d.WriteHighWatermarks(highWatermarks(all, d)); err != nil {
 			m.o.Log.Warn("high watermarks could not be written; they are only a hint", "dir", d.Path(), "error", err)
 		}
 	}
-	return now
+}
+
+// highWatermarks are those of the partitions with data in d.
+func highWatermarks(all []*Partition, d *storage.Dir) map[storage.TopicPartition]int64 {
+	hw := map[storage.TopicPartition]int64{}
+	for _, p := range all {
+		if p.LogDir() != d {
+			continue
+		}
+		if log := p.log(); log != nil && log.Segments() > 0 {
+			hw[p.tp] = p.HighWatermark()
+		} else if log == nil {
+			if x := p.Extent(); x.Segments > 0 {
+				hw[p.tp] = x.End
+			}
+		}
+	}
+	return hw
 }
 
 // Close ends every wait and every background task. The logs are closed with their Dirs.

@@ -26,13 +26,13 @@ func (p *Partition) AppendOwned(b record.Batch, epoch int32, nowMs int64) (Appen
 	if limit := int(p.settings.Load().topic.MaxMessageBytes); b.Size() > limit {
 		return Appended{}, &TooLargeError{p.Name(), b.Size(), limit, false}
 	}
-	a, err := p.log.Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: nowMs, Reserve: true})
+	a, err := p.log().Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: nowMs, Reserve: true})
 	if err != nil {
 		return Appended{}, err
 	}
 	p.advance()
 	if p.HighWatermark() <= a.LastOffset {
-		p.log.RequestFlush(a.LastOffset + 1)
+		p.log().RequestFlush(a.LastOffset + 1)
 	}
 	return Appended{BaseOffset: a.BaseOffset, LogStart: a.LogStart, LogAppendTimeMs: -1,
 		ack: ackTarget{commit: a.LastOffset + 1, epoch: epoch}}, nil
@@ -54,10 +54,10 @@ func (p *Partition) ReadOwned(epoch int32, bufferBytes int, f func(record.Batch)
 	if _, err := p.leads(max(epoch, 0)); err != nil {
 		return 0, err
 	}
-	end = p.log.End()
+	end = p.log().End()
 	var buf []byte
-	for next := p.log.Start(); next < end; {
-		plan, err := p.log.Read(next, end, bufferBytes, true, 0)
+	for next := p.log().Start(); next < end; {
+		plan, err := p.log().Read(next, end, bufferBytes, true, 0)
 		if err != nil {
 			return 0, err
 		}

@@ -14,7 +14,7 @@ import (
 // becomes makes broker 1 or 2 the leader of p under an epoch.
 func (p *Partition) becomes(leader, epoch int32) {
 	p.apply(replica.Assignment{Leader: leader, LeaderEpoch: epoch, PartitionEpoch: epoch, ISR: []int32{leader}, MinISR: 1, FlushPolicy: true},
-		p.settings.Load(), p.log.Config())
+		p.settings.Load())
 }
 
 // TestOwnerWritesUnderItsEpochOnly: an owner whose time is over writes nothing.

@@ -19,10 +19,12 @@ import (
 // Partition is one replica on this broker. All methods may be called concurrently.
 type Partition struct {
 	tp   storage.TopicPartition
-	name string
 	id   wire.UUID
-	log  *storage.Log // nil if err is set
-	err  error        // why there is no log; immutable
+	err  error        // why there is no log; set before anybody has the partition
+	held storage.Held // the log, which is opened at the first use
+
+	open atomic.Pointer[storage.Log] // nil before the first use
+	name string                      // set before open
 
 	settings atomic.Pointer[settings]
 
@@ -37,19 +39,60 @@ type Partition struct {
 	hw atomic.Int64
 }
 
-// settings is the topic's configuration as it was resolved last. Immutable.
+// settings is the topic's configuration as it was resolved last, and what its log makes of it. Immutable, and shared by
+// the partitions of a topic.
 type settings struct {
-	topic         config.Topic
-	flushMessages int64
-	flushPolicy   bool // records are stable only when flushed
+	topic config.Topic
+	log   storage.LogConfig
 }
 
+// newPartition is a partition of which nothing but the name is known yet; start brings the rest.
 func newPartition(tp storage.TopicPartition, id wire.UUID) *Partition {
-	return &Partition{tp: tp, name: tp.String(), id: id}
+	return &Partition{tp: tp, id: id}
+}
+
+// start takes the partition's log from the log dir where it is, assigned is the one that the metadata says, and what the metadata says. An error makes the partition offline.
+func (p *Partition) start(self int32, dirs *storage.Dirs, assigned wire.UUID, a replica.Assignment, s *settings) error {
+	p.mu.state = replica.New(self)
+	p.err = dirs.Hold(&p.held, p.tp, p.id, assigned, &s.log, p)
+	p.apply(a, s)
+	return p.err
+}
+
+// Opened implements storage.Owner: nothing was known of the log's ends before.
+func (p *Partition) Opened(log *storage.Log) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.state.Found(replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()})
+	p.name = p.tp.String()
+	p.open.Store(log)
+	p.committedLocked()
+}
+
+// log is the log, nil before the first use. Behind leads it is there.
+func (p *Partition) log() *storage.Log { return p.open.Load() }
+
+// ready opens the log if nobody did before.
+func (p *Partition) ready() error {
+	if p.log() != nil {
+		return nil
+	}
+	if _, err := p.held.Open(); err != nil {
+		if errors.Is(err, storage.ErrClosed) {
+			return err
+		}
+		return &OfflineError{p.Name(), err}
+	}
+	return nil
 }
 
 // Name is "topic-3".
-func (p *Partition) Name() string { return p.name }
+func (p *Partition) Name() string {
+	if p.log() != nil {
+		return p.name
+	}
+	return p.tp.String()
+}
 
 // TopicPartition is the partition's name in two parts.
 func (p *Partition) TopicPartition() storage.TopicPartition { return p.tp }
@@ -57,8 +100,16 @@ func (p *Partition) TopicPartition() storage.TopicPartition { return p.tp }
 // TopicID is the id of the topic.
 func (p *Partition) TopicID() wire.UUID { return p.id }
 
-// Err says why the partition is offline, or nil.
-func (p *Partition) Err() error { return p.usable() }
+// Err says why the partition is offline, or nil: of one that nobody has used yet it is not known that its log is damaged.
+func (p *Partition) Err() error {
+	if err := p.usable(); err != nil {
+		return err
+	}
+	if err := p.held.Err(); err != nil {
+		return &OfflineError{p.Name(), err}
+	}
+	return nil
+}
 
 func (p *Partition) usable() error {
 	if p.err != nil {
@@ -68,14 +119,35 @@ func (p *Partition) usable() error {
 }
 
 // leads checks that this broker leads the partition, and that the client's idea of the leader epoch
-// (-1: none) is the current one.
+// (-1: none) is the current one. After it the log is open.
 func (p *Partition) leads(currentEpoch int32) (epoch int32, err error) {
+	if epoch, err = p.leadsUnopened(currentEpoch); err != nil {
+		return epoch, err
+	}
+	if err := p.ready(); err != nil {
+		return -1, err
+	}
+	return epoch, nil
+}
+
+// leadsUnopened is leads without a use of the log.
+func (p *Partition) leadsUnopened(currentEpoch int32) (epoch int32, err error) {
 	if err := p.usable(); err != nil {
 		return -1, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.leadsLocked(currentEpoch)
+}
+
+// leadsEmpty is leadsUnopened for a partition that had no record yet; no is true for all others. Many that are asked about are
+// empty, and need no log for that.
+func (p *Partition) leadsEmpty(currentEpoch int32) (epoch int32, no bool, err error) {
+	if p.Used() || !p.Empty() {
+		return -1, true, nil
+	}
+	epoch, err = p.leadsUnopened(currentEpoch)
+	return epoch, false, err
 }
 
 func (p *Partition) leadsLocked(currentEpoch int32) (epoch int32, err error) {
@@ -100,29 +172,54 @@ func (p *Partition) Leader() (id, epoch int32) {
 	return p.mu.state.Leader(), p.mu.state.LeaderEpoch()
 }
 
-// HighWatermark is the offset below which records are committed.
+// HighWatermark is the offset below which records are committed; before the first use it is 0.
 func (p *Partition) HighWatermark() int64 { return p.hw.Load() }
 
-// LogStart and LogEnd are the log's ends; 0 and 0 while it is offline.
-func (p *Partition) LogStart() int64 {
-	if p.log == nil {
-		return 0
+// Fresh reports whether the first record may take longer than others: the log is not open, or has no directory yet.
+func (p *Partition) Fresh() bool {
+	log := p.log()
+	return log == nil || log.Fresh()
+}
+
+// Used reports whether the log has been opened.
+func (p *Partition) Used() bool { return p.log() != nil }
+
+// Extent is how far the partition reaches here; 0 while it is offline. Before the first use it is a hint.
+func (p *Partition) Extent() storage.Extent {
+	if p.err != nil {
+		return storage.Extent{}
 	}
-	return p.log.Start()
+	return p.held.Extent()
+}
+
+// Empty reports whether the partition has no records, as far as that is known without opening its log: never wrongly that it has none.
+func (p *Partition) Empty() bool {
+	if log := p.log(); log != nil {
+		return log.Start() == log.End()
+	}
+	return p.err == nil && p.held.Empty()
+}
+
+// LogStart and LogEnd are the log's ends; 0 and 0 before the first use.
+func (p *Partition) LogStart() int64 {
+	if log := p.log(); log != nil {
+		return log.Start()
+	}
+	return 0
 }
 
 // LogEnd is the offset that the next record gets.
 func (p *Partition) LogEnd() int64 {
-	if p.log == nil {
-		return 0
+	if log := p.log(); log != nil {
+		return log.End()
 	}
-	return p.log.End()
+	return 0
 }
 
 // advance brings the replica state up to date with the log and wakes who waited for it.
 // The log calls it after a flush, Append after a write.
 func (p *Partition) advance() {
-	ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+	ends := replica.Ends{LogEnd: p.log().End(), Flushed: p.log().Flushed()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	risen := p.mu.state.Moved(ends)
@@ -139,11 +236,15 @@ func (p *Partition) advance() {
 func (p *Partition) committedLocked() {
 	hw := p.mu.state.HighWatermark()
 	p.hw.Store(hw)
-	p.log.SetCommitted(hw)
+	p.log().SetCommitted(hw)
 }
 
-// flushed is the log's hook: a flush ended, or the log dir went offline.
-func (p *Partition) flushed() { p.advance() }
+// Flushed implements storage.Owner: a flush ended, or the log dir went offline.
+func (p *Partition) Flushed() {
+	if p.log() != nil {
+		p.advance()
+	}
+}
 
 // AppendOptions says how a batch came.
 type AppendOptions struct {
@@ -217,7 +318,7 @@ func (p *Partition) AppendAll(staged []*Staged) {
 		for i := range some {
 			some[i] = storage.Entry{Batch: staged[i].batch, Options: storage.AppendOptions{LeaderEpoch: epoch, NowMs: staged[i].nowMs}}
 		}
-		p.log.AppendAll(some)
+		p.log().AppendAll(some)
 		for i := range some {
 			staged[i].settle(&some[i], s, epoch)
 			if some[i].Err == nil {
@@ -231,8 +332,8 @@ func (p *Partition) AppendAll(staged []*Staged) {
 		return
 	}
 	p.advance()
-	if s.flushPolicy && p.HighWatermark() < end && p.tellWatchers() {
-		p.log.RequestFlush(end)
+	if s.log.FlushPolicy() && p.HighWatermark() < end && p.tellWatchers() {
+		p.log().RequestFlush(end)
 	}
 }
 
@@ -250,9 +351,9 @@ func (x *Staged) settle(e *storage.Entry, s *settings, epoch int32) {
 	switch {
 	case x.acks < 0:
 		x.At.ack = ackTarget{commit: a.LastOffset + 1, epoch: epoch}
-	case x.acks == 1 && s.flushMessages < math.MaxInt64:
+	case x.acks == 1 && s.log.FlushMessages < math.MaxInt64:
 		// Fewer than flush.messages records are unflushed when an append is answered, as in Kafka.
-		x.At.ack = ackTarget{flush: a.LastOffset + 2 - s.flushMessages, epoch: epoch}
+		x.At.ack = ackTarget{flush: a.LastOffset + 2 - s.log.FlushMessages, epoch: epoch}
 	}
 }
 
@@ -366,11 +467,11 @@ func (p *Partition) AckReady(a Appended) bool {
 	if a.ack == (ackTarget{}) {
 		return true
 	}
-	ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+	ends := replica.Ends{LogEnd: p.log().End(), Flushed: p.log().Flushed()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	done, _ := p.reachedLocked(a.ack, ends)
-	return done || p.log.Err() != nil
+	return done || p.log().Err() != nil
 }
 
 // WaitAck returns when the append may be acknowledged: with acks=all when the high
@@ -390,7 +491,7 @@ func (p *Partition) WaitAck(ctx context.Context, w *AckWaiter, a Appended, deadl
 	}()
 	for {
 		began := false
-		ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+		ends := replica.Ends{LogEnd: p.log().End(), Flushed: p.log().Flushed()}
 		p.mu.Lock()
 		if !w.done {
 			w.done, w.err = p.reachedLocked(a.ack, ends)
@@ -405,12 +506,12 @@ func (p *Partition) WaitAck(ctx context.Context, w *AckWaiter, a Appended, deadl
 		if done {
 			return err
 		}
-		if err := p.log.Err(); err != nil {
+		if err := p.log().Err(); err != nil {
 			return err
 		}
 		if began {
-			if p.settings.Load().flushPolicy {
-				p.log.RequestFlush(max(a.ack.commit, a.ack.flush))
+			if p.settings.Load().log.FlushPolicy() {
+				p.log().RequestFlush(max(a.ack.commit, a.ack.flush))
 			}
 			continue // what moved before the waiter was hung in must not be missed
 		}
@@ -452,7 +553,7 @@ func (p *Partition) forget(w *AckWaiter) {
 }
 
 func (p *Partition) wakeAcksLocked(ends replica.Ends) {
-	failed := p.log.Err() != nil
+	failed := p.log().Err() != nil
 	for _, w := range p.mu.acks {
 		if !w.done {
 			w.done, w.err = p.reachedLocked(w.target, ends)
@@ -467,20 +568,28 @@ func (p *Partition) wakeAcksLocked(ends replica.Ends) {
 }
 
 // apply takes over what the metadata says of the partition.
-func (p *Partition) apply(a replica.Assignment, s *settings, cfg storage.LogConfig) {
-	p.settings.Store(s)
-	if p.log == nil {
+func (p *Partition) apply(a replica.Assignment, s *settings) {
+	old := p.settings.Swap(s)
+	if p.err == nil && old != s {
+		p.held.SetConfig(&s.log)
+	}
+	log := p.log()
+	if log == nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.mu.state.Apply(a)
+		changed := p.mu.state.Apply(a)
+		if p.log() != nil {
+			p.committedLocked() // it was opened meanwhile
+		}
+		if changed {
+			p.wakeWatchersLocked()
+		}
 		return
 	}
-	strict := a.FlushPolicy && !p.log.Config().FlushPolicy()
-	p.log.SetConfig(cfg)
-	if strict {
-		p.log.RequestFlush(p.log.End()) // a stricter policy first flushes what is there
+	if a.FlushPolicy && old != nil && !old.log.FlushPolicy() {
+		log.RequestFlush(log.End()) // a stricter policy first flushes what is there
 	}
-	ends := replica.Ends{LogEnd: p.log.End(), Flushed: p.log.Flushed()}
+	ends := replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	changed := p.mu.state.Apply(a)
@@ -514,42 +623,29 @@ func IsOffline(err error) bool {
 		errors.Is(err, storage.ErrMissing) || errors.Is(err, storage.ErrUnreadable)
 }
 
-// SizeBytes is the sum of the segments' bytes.
-func (p *Partition) SizeBytes() int64 {
-	if p.log == nil {
-		return 0
-	}
-	return p.log.SizeBytes()
-}
+// SizeBytes is the sum of the segments' bytes; before the first use it is a hint.
+func (p *Partition) SizeBytes() int64 { return p.Extent().Bytes }
 
 // LogDir is the log dir that the partition is in, nil while that is not known to be one.
 func (p *Partition) LogDir() *storage.Dir {
-	if p.log == nil {
+	if p.err != nil {
 		return nil
 	}
-	return p.log.Dir()
+	return p.held.Dir()
 }
 
 // Path is the partition's directory, "" where LogDir is nil.
 func (p *Partition) Path() string {
-	if p.log == nil {
+	if p.err != nil {
 		return ""
 	}
-	return p.log.Path()
+	return p.held.Path()
 }
 
 // Damage lists what is known to be damaged on the disk; its records cannot be read.
 func (p *Partition) Damage() []storage.Damage {
-	if p.log == nil {
+	if p.log() == nil {
 		return nil
 	}
-	return p.log.Damage()
-}
-
-// DamagedSegments is the number of segments with damage.
-func (p *Partition) DamagedSegments() int {
-	if p.log == nil {
-		return 0
-	}
-	return p.log.DamagedSegments()
+	return p.log().Damage()
 }

@@ -60,11 +60,13 @@ func leader(t *testing.T, fsys vfs.FS, sets ...string) (*Partition, *storage.Dir
 	top := c.Topic(nil, nil, nil)
 	p := newPartition(storage.TopicPartition{Topic: "t", Partition: 0}, wire.UUID{1})
 	cfg := storage.LogConfig{SegmentBytes: 1 << 20, IndexIntervalBytes: 4096, SegmentIndexBytes: 1 << 20, FlushMessages: top.FlushMessages, MaxInflatedBytes: 1 << 20}
-	if p.log, err = dir.OpenLog(p.tp, p.id, cfg, p.flushed); err != nil {
+	err = p.start(1, storage.OneDir(dir), wire.UUID{}, replica.Assignment{Leader: 1, LeaderEpoch: 4, ISR: []int32{1}, MinISR: 1, FlushPolicy: cfg.FlushPolicy()}, &settings{top, cfg})
+	if err == nil {
+		err = p.ready()
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
-	p.mu.state = replica.New(1, replica.Ends{}, 0)
-	p.apply(replica.Assignment{Leader: 1, LeaderEpoch: 4, ISR: []int32{1}, MinISR: 1, FlushPolicy: cfg.FlushPolicy()}, &settings{top, cfg.FlushMessages, cfg.FlushPolicy()}, cfg)
 	return p, dir
 }
 
@@ -187,7 +189,7 @@ func TestWaitsEnd(t *testing.T) {
 	p.mu.Lock()
 	s := p.settings.Load()
 	p.mu.Unlock()
-	p.apply(replica.Assignment{Leader: 2, LeaderEpoch: 5, PartitionEpoch: 1, ISR: []int32{2}, MinISR: 1, FlushPolicy: true}, s, p.log.Config())
+	p.apply(replica.Assignment{Leader: 2, LeaderEpoch: 5, PartitionEpoch: 1, ISR: []int32{2}, MinISR: 1, FlushPolicy: true}, s)
 	if err := <-ended; !errors.Is(err, ErrNotLeader) {
 		t.Errorf("after a change of leader: %v", err)
 	}

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
 
 	"moldau/internal/vfs"
+	"moldau/internal/wire"
 )
 
 // Truncate removes the records from offset on, which becomes the log end: a follower
@@ -159,7 +161,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos, offset int64) error {
 	l.mu.epochs.cutHead(v.logStart)
 	infos, err := l.dir.fs.ReadDir(l.path)
 	if err == nil {
-		err = l.dropSnapshots(infos)
+		_, err = l.dropSnapshots(infos)
 	}
 	if err != nil {
 		return err
@@ -198,31 +200,61 @@ func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error)
 	return b.pos, min(offset, b.base), nil // less where compaction left a gap
 }
 
-// close flushes, writes a last point and Kafka's snapshot at the log end, and refuses
-// appends from then on. Called by Dir.Close.
-func (l *Log) close() error {
+// settleDown ends appends, flushes, and writes what a restart and Kafka want to find, without syncing more than the
+// records. The record is for the manifest, to be added when a SyncTree has followed; it is nil where the manifest has it
+// already. The log is still to be retired. Called by Dir.Close.
+func (l *Log) settleDown() (record []byte, err error) {
 	defer l.pauseCleaning()()
 	l.files.Lock()
 	defer l.files.Unlock()
 	if !l.refuse(ErrClosed) {
-		return nil
+		return nil, nil
 	}
 	v := l.view.Load()
-	var err error
-	if len(v.segments) > 0 && l.dir.offline() == nil {
-		v.segments[len(v.segments)-1].finishIndex()
-		l.mu.Lock()
-		err = l.mendLocked(v.segments[len(v.segments)-1]) // Kafka believes a clean stop and reads to the end of the file
-		l.mu.Unlock()
-		if err == nil {
-			err = l.savePointFiles()
-		}
-		if err == nil {
-			err = l.writeEndSnapshot(v)
-		}
+	if len(v.segments) == 0 || l.dir.offline() != nil {
+		return nil, nil
 	}
-	l.retire()
-	return err
+	last := v.segments[len(v.segments)-1]
+	l.mu.Lock()
+	torn := last.torn
+	err = l.mendLocked(last) // Kafka believes a clean stop and reads to the end of the file
+	l.mu.Unlock()
+	if err != nil || !torn && l.resting(v) {
+		return nil, err
+	}
+	last.finishIndex()
+	pt, err := l.writePoint(false)
+	if err == nil && pt != nil {
+		err = l.writeEndSnapshot(v)
+	}
+	if err != nil || pt == nil {
+		return nil, err
+	}
+	return manifestRecord(kindRest, l.key(), l.tp, l.restOf(v).encode(pt)), nil
+}
+
+// resting says that everything is on the disk as settleDown would leave it: a stop did, and nothing has changed since.
+// Called with l.files held.
+func (l *Log) resting(v *view) bool {
+	if e := l.dir.manifest.entry(l.key()); e == nil || !e.resting {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rested != nil && l.rested == v && l.restedEnd == l.End() && l.mu.epochsGen == l.epochsSaved
+}
+
+// restOf is what the log has in all.
+func (l *Log) restOf(v *view) *rest {
+	r := &rest{bytes: l.SizeBytes(), segments: int64(len(v.segments)), first: v.segments[0].size.Load()}
+	ts, err := v.segments[0].newest()
+	if appended := v.segments[0].appendedMs.Load(); ts < 0 || ts > appended {
+		ts = appended
+	}
+	if below := len(v.segments) > 1 && v.segments[1].base <= v.logStart; err == nil && !below && ts > 0 {
+		r.oldestMs = ts
+	}
+	return r
 }
 
 // retire closes the segments as soon as nobody reads them; flushes end.
@@ -253,32 +285,26 @@ func (l *Log) refuse(cause error) bool {
 }
 
 // writeEndSnapshot leaves the producer state at the log end for Kafka, and removes the
-// one that an earlier stop left in the middle of a segment.
+// one that an earlier stop left in the middle of a segment. It does not sync.
 func (l *Log) writeEndSnapshot(v *view) error {
-	infos, err := l.dir.fs.ReadDir(l.path)
-	if err != nil {
-		return err
-	}
-	keep := map[string]bool{segmentFile(l.End(), snapshotSuffix): true}
-	for _, s := range v.segments {
-		keep[segmentFile(s.base, snapshotSuffix)] = true
-	}
-	for _, info := range infos {
-		if strings.HasSuffix(info.Name, snapshotSuffix) && !keep[info.Name] {
-			if err := l.dir.fs.Remove(path.Join(l.path, info.Name)); err != nil {
-				return err
-			}
+	for _, offset := range l.endSnapshots {
+		i := v.find(offset)
+		if offset == l.End() || i < 0 || v.segments[i].base == offset {
+			continue
+		}
+		if err := l.dir.fs.Remove(path.Join(l.path, segmentFile(offset, snapshotSuffix))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
+	l.endSnapshots = []int64{l.End()}
 	l.mu.Lock()
 	data := l.mu.producers.snapshot()
 	l.mu.Unlock()
-	return writeAtomic(l.dir.fs, l.path, segmentFile(l.End(), snapshotSuffix), data)
+	return writeWhole(l.dir.fs, l.path, segmentFile(l.End(), snapshotSuffix), data, false)
 }
 
 // Delete ends the log and removes its directory: the topic was deleted. Reads that are
-// under way finish. The directory is renamed first, so that a crash leaves Kafka's name
-// for one that is being deleted, and never half a partition.
+// under way finish.
 func (l *Log) Delete() error {
 	defer l.pauseCleaning()()
 	l.files.Lock()
@@ -291,17 +317,28 @@ func (l *Log) Delete() error {
 	delete(d.mu.logs, l.key())
 	d.mu.Unlock()
 	l.retire()
-	if _, err := d.fs.Stat(l.path); err != nil {
-		return d.manifest.add(kindGone, l.key(), l.tp, nil, false)
+	return d.removePartition(l.tp, l.id)
+}
+
+// removePartition removes the directory of a partition, if it has one. It is renamed first, so that a crash leaves Kafka's
+// name for one that is being deleted, and never half a partition.
+func (d *Dir) removePartition(tp TopicPartition, id wire.UUID) error {
+	key, name := partitionKey{id, tp.Partition}, d.partitionPath(tp)
+	if _, err := d.fs.Stat(name); err != nil {
+		if d.manifest.entry(key) == nil {
+			return nil
+		}
+		return d.manifest.add(kindGone, key, tp, nil, false)
 	}
-	gone, err := d.freeName(fmt.Sprintf("%s.%x-delete", l.path, l.id[:]))
+	d.forgetNames()
+	gone, err := d.freeName(fmt.Sprintf("%s.%x-delete", name, id[:]))
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(d.fs.Rename(l.path, gone), d.fs.SyncDir(d.path)); err != nil {
+	if err := errors.Join(d.fs.Rename(name, gone), d.fs.SyncDir(d.path)); err != nil {
 		return err
 	}
-	if err := d.manifest.add(kindGone, l.key(), l.tp, nil, true); err != nil { // protection: gone before it is removed
+	if err := d.manifest.add(kindGone, key, tp, nil, true); err != nil { // protection: gone before it is removed
 		return err
 	}
 	return removeTree(d.fs, gone)
@@ -325,18 +362,15 @@ func removeTree(fsys vfs.FS, dir string) error {
 // -delete suffix, which are only ever made for a topic that was deleted. The manifest forgets them first: a directory that is
 // gone for another reason is a loss.
 func (d *Dir) RemoveDeleted() error {
-	infos, err := d.fs.ReadDir(d.path)
-	if err != nil {
-		return err
-	}
+	d.mu.Lock()
+	deleted := d.mu.deleted
+	d.mu.deleted = nil
+	d.mu.Unlock()
 	var errs []error
-	for _, info := range infos {
-		if !info.IsDir || !strings.HasSuffix(info.Name, "-delete") {
-			continue
-		}
-		err := d.forgetDeleted(info.Name)
+	for _, name := range deleted {
+		err := d.forgetDeleted(name)
 		if err == nil {
-			err = removeTree(d.fs, path.Join(d.path, info.Name))
+			err = removeTree(d.fs, path.Join(d.path, name))
 		}
 		errs = append(errs, err)
 	}

@@ -48,6 +48,11 @@ func parseDirName(name string) (TopicPartition, bool) {
 // writeAtomic replaces dir/name by data so that a power loss leaves the old content
 // or the new one: a temporary file, its sync, a rename, the directory's sync.
 func writeAtomic(fsys vfs.FS, dir, name string, data []byte) error {
+	return writeWhole(fsys, dir, name, data, true)
+}
+
+// writeWhole is writeAtomic, or without sync leaves that to a SyncTree.
+func writeWhole(fsys vfs.FS, dir, name string, data []byte, sync bool) error {
 	tmp := path.Join(dir, name+".tmp")
 	f, err := fsys.Open(tmp, vfs.Create)
 	if err != nil {
@@ -59,13 +64,15 @@ func writeAtomic(fsys vfs.FS, dir, name string, data []byte) error {
 	if _, err := f.WriteAt(data, 0); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if err := f.Sync(); err != nil { // protection: checkpoint sync
-		return errors.Join(err, f.Close())
+	if sync {
+		if err := f.Sync(); err != nil { // protection: checkpoint sync
+			return errors.Join(err, f.Close())
+		}
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := fsys.Rename(tmp, path.Join(dir, name)); err != nil {
+	if err := fsys.Rename(tmp, path.Join(dir, name)); err != nil || !sync {
 		return err
 	}
 	return fsys.SyncDir(dir)

@@ -48,7 +48,7 @@ func (d *Dir) CleanStats() CleanStats {
 	d.housekeeper.mu.Lock()
 	s.RetainedBytes = d.housekeeper.mu.removed
 	d.housekeeper.mu.Unlock()
-	for _, l := range d.allLogs() {
+	for _, l := range d.openLogs() {
 		if l.Uncleanable() != nil {
 			s.UncleanableLogs++
 		}
@@ -152,13 +152,17 @@ func (c *cleaner) compactOne() bool {
 // largest share of dirty bytes first.
 func (c *cleaner) dirtiest(nowMs int64) (best *Log) {
 	ratio, largest := -1.0, 0.0
-	for _, l := range c.dir.allLogs() {
+	for _, h := range c.dir.held() {
 		select {
 		case <-c.stop:
 			return nil
 		default:
 		}
-		if !l.Config().CleanupCompact || l.Uncleanable() != nil || l.Err() != nil {
+		if !h.Config().CleanupCompact {
+			continue
+		}
+		l := h.openFor((*manifestEntry).compactable)
+		if l == nil || l.Uncleanable() != nil || l.Err() != nil {
 			continue
 		}
 		what, err := l.compactable(nowMs)

@@ -45,7 +45,7 @@ func (l *Log) compactable(nowMs int64) (compactable, error) {
 	l.rollOverdue(nowMs)
 	limit := l.LastStable(l.committed.Load())
 	l.mu.Lock()
-	c := compactable{view: l.view.Load(), cfg: l.mu.cfg, dirty: l.mu.cleaned.dirty}
+	c := compactable{view: l.view.Load(), cfg: *l.mu.cfg, dirty: l.mu.cleaned.dirty}
 	l.mu.Unlock()
 	segments := c.view.segments
 	if len(segments) == 0 || !c.cfg.CleanupCompact {

@@ -6,11 +6,14 @@ import (
 	"io"
 	"log/slog"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
@@ -89,6 +92,9 @@ type Dir struct {
 	vecs        sync.Pool // of *[maxTogether][]byte, for one write of several batches
 	cold        *coldQueue
 
+	durable       atomic.Bool // everything that was in the log dir at the start is
+	startsChanged atomic.Bool // since Kafka's file was written
+
 	unpointed atomic.Int64 // bytes of logs without a flush policy behind their last points
 	// What the log dir's own files said when it was opened: recovery points, log start offsets and cleaner
 	// offsets, for partitions without a point of ours, and whether it was stopped cleanly.
@@ -97,21 +103,31 @@ type Dir struct {
 	legacyCleaned map[TopicPartition]int64
 	cleanly       bool
 
+	none struct { // of logs without data, which share them
+		view view
+		mark mark
+	}
+
 	fenced atomic.Pointer[error] // why the dir is offline (S11)
 	news   chan<- struct{}       // of the Dirs that it belongs to: told when it goes offline; nil alone
 
 	mu struct {
 		sync.Mutex // guards the following; a leaf
-		logs       map[partitionKey]*Log
-		points     []*Log // want a point; each at most once
-		flushed    []*Log // have been flushed since their last flushed record; each at most once
-		noteDue    bool   // flushedEvery is over for the first of them
+		logs       map[partitionKey]*Held
+		names      map[TopicPartition]bool // partition directories; nil: look for each
+		deleted    []string                // directories that were being removed at the last stop
+		points     []*Log                  // want a point; each at most once
+		flushed    []*Log                  // have been flushed since their last flushed record; each at most once
+		noteDue    bool                    // flushedEvery is over for the first of them
 		wanted     map[*Log]bool
 		doomed     []doomed // wait for their removal
 		closed     bool
 	}
 	wake chan struct{} // capacity 1: points is not empty, or closed
+	stop chan struct{} // closed with closed
 	wg   sync.WaitGroup
+
+	recovery recovery
 }
 
 // OpenDir locks the log dir, makes it if it is not there, and reads its identity and manifest. The
@@ -128,7 +144,7 @@ func OpenDir(o Options) (*Dir, error) {
 func newDir(o Options) *Dir {
 	o.defaults()
 	watch := vfs.NewWatch(o.FS)
-	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1)}
+	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	d.room, d.stalls = newRoom(d, o.Reserve), newStalls(d, watch)
 	d.journal = newJournal(d, o.JournalBytes)
 	d.flusher = newFlusher(o.FlushWorkers, d.journal)
@@ -137,7 +153,7 @@ func newDir(o Options) *Dir {
 	d.pool = newDescriptors(o.OpenFiles)
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.buffers.poison = o.PoisonBuffers
-	d.mu.logs, d.mu.wanted = map[partitionKey]*Log{}, map[*Log]bool{}
+	d.mu.logs, d.mu.wanted = map[partitionKey]*Held{}, map[*Log]bool{}
 	return d
 }
 
@@ -202,6 +218,10 @@ func (d *Dir) load() error {
 	if d.legacyCleaned, err = d.loadOffsets(cleanerFile, "logs without a point of ours count as never compacted"); err != nil {
 		return err
 	}
+	d.forgetLegacy()
+	if err := d.readNames(); err != nil {
+		return err
+	}
 	// From here on it is not stopped cleanly, until Close says so again.
 	if d.cleanly = StoppedCleanly(d.fs, d.path); d.cleanly {
 		if err := d.fs.Remove(path.Join(d.path, cleanShutdownFile)); err != nil {
@@ -210,6 +230,25 @@ func (d *Dir) load() error {
 		return d.fs.SyncDir(d.path)
 	}
 	return nil
+}
+
+// forgetLegacy lets go of what Kafka's checkpoints say of partitions of which we know better.
+func (d *Dir) forgetLegacy() {
+	ours := map[TopicPartition]bool{}
+	d.manifest.each(func(_ partitionKey, e *manifestEntry) {
+		if e.point != nil {
+			ours[e.tp] = true
+		}
+	})
+	for _, offsets := range []*map[TopicPartition]int64{&d.legacy, &d.starts, &d.legacyCleaned} {
+		rest := map[TopicPartition]int64{}
+		for tp, at := range *offsets {
+			if !ours[tp] {
+				rest[tp] = at
+			}
+		}
+		*offsets = rest
+	}
 }
 
 // loadOffsets reads one of Kafka's checkpoint files. One that is damaged is not needed: otherwise says what becomes of it.
@@ -407,7 +446,10 @@ func (d *Dir) startPoints() {
 	}
 }
 
-// Close writes a point for every log, so that the next start reads no batches, and
+// closers is how many logs are closed at the same time: most of that is waiting for the disk.
+const closers = 32
+
+// Close writes a point for every log that needs one, so that the next start reads no batches, and
 // Kafka's own files, and lets go of the lock. Logs are closed with it.
 func (d *Dir) Close() error {
 	d.mu.Lock()
@@ -417,6 +459,7 @@ func (d *Dir) Close() error {
 	}
 	d.mu.closed = true
 	d.mu.Unlock()
+	close(d.stop)
 	logs := d.allLogs()
 	select {
 	case d.wake <- struct{}{}:
@@ -427,16 +470,7 @@ func (d *Dir) Close() error {
 	d.cleaner.close()
 	d.scrubber.close()
 	d.housekeeper.close()
-	var errs []error
-	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}
-	for _, l := range logs {
-		if err := l.close(); err != nil {
-			errs = append(errs, err)
-		}
-		if len(l.view.Load().segments) > 0 {
-			recovery[l.tp], starts[l.tp] = l.Flushed(), l.Start()
-		}
-	}
+	errs := d.settleDown(logs)
 	d.flusher.close()
 	if !d.isOpen() {
 		return nil
@@ -445,36 +479,69 @@ func (d *Dir) Close() error {
 	d.room.close()
 	d.stalls.close()
 	if d.offline() == nil && errors.Join(errs...) == nil {
-		errs = append(errs, d.writeStop(recovery, starts), d.writeCleaned())
+		errs = append(errs, d.writeStop(logs), d.writeCleaned())
 	}
 	errs = append(errs, d.manifest.close(), d.lock.Close())
 	return errors.Join(errs...)
 }
 
-// writeStop leaves what Kafka wants to find after a clean stop. A partition directory that was not opened, because no topic
+// settleDown closes logs: first every log writes its files, then all of them are made durable at once, and only then the
+// manifest says so.
+func (d *Dir) settleDown(logs []*Log) (errs []error) {
+	records := make([][]byte, len(logs))
+	failed := make([]error, len(logs))
+	var group errgroup.Group
+	group.SetLimit(closers)
+	for i, l := range logs {
+		group.Go(func() error {
+			records[i], failed[i] = l.settleDown()
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions report by themselves
+	errs = slices.DeleteFunc(failed, func(err error) bool { return err == nil })
+	records = slices.DeleteFunc(records, func(r []byte) bool { return r == nil })
+	if len(records) > 0 && d.offline() == nil {
+		err := d.fs.SyncTree(d.path) // protection: sync of all
+		if err == nil {
+			err = d.manifest.addRecords(records, true)
+		}
+		if err != nil {
+			errs = append(errs, d.failed(err))
+		}
+	}
+	for _, l := range logs {
+		l.retire()
+	}
+	return errs
+}
+
+// writeStop leaves what Kafka wants to find after a clean stop. A partition directory that nobody holds, because no topic
 // claims it, keeps what was said of it; and of one whose last broker was not stopped nobody says that it was.
-func (d *Dir) writeStop(recovery, starts map[TopicPartition]int64) error {
-	found, err := ScanDir(d.fs, d.path)
+func (d *Dir) writeStop(logs []*Log) error {
+	strays, err := d.Strays()
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	opened := map[string]bool{}
-	for _, l := range d.mu.logs {
-		opened[l.path] = true
-	}
-	d.mu.Unlock()
-	cleanly := true
-	for _, f := range found {
-		if opened[f.Path] {
-			continue
-		}
+	recovery, starts := map[TopicPartition]int64{}, map[TopicPartition]int64{}
+	cleanly := d.Recovery().Ended || !slices.ContainsFunc(d.held(), d.unknown)
+	for _, f := range strays {
 		cleanly = cleanly && d.cleanly
 		if at, ok := d.legacy[f.TopicPartition]; ok {
 			recovery[f.TopicPartition] = at
 		}
 		if at, ok := d.starts[f.TopicPartition]; ok {
 			starts[f.TopicPartition] = at
+		}
+	}
+	d.manifest.each(func(_ partitionKey, e *manifestEntry) {
+		if pt, _ := e.decode(); pt != nil {
+			recovery[e.tp], starts[e.tp] = pt.offset, e.start
+		}
+	})
+	for _, l := range logs {
+		if len(l.view.Load().segments) > 0 {
+			recovery[l.tp], starts[l.tp] = l.Flushed(), l.Start()
 		}
 	}
 	err = errors.Join(writeAtomic(d.fs, d.path, recoveryPointFile, encodeOffsets(recovery)),

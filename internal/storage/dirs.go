@@ -133,18 +133,18 @@ func (ds *Dirs) SetIdentity(clusterID string, nodeID int32) error {
 	return ds.Err()
 }
 
-// OpenLog opens a partition's log in the log dir where it is, see Dirs. assigned is the log dir that the metadata says, or
-// zero. Errors are those of Dir.OpenLog; ErrMissing and ErrOffline say which log dir is to be brought back.
-func (ds *Dirs) OpenLog(tp TopicPartition, topicID, assigned wire.UUID, cfg LogConfig, flushed func()) (*Log, error) {
+// Hold makes h the partition in the log dir where it is, see Dirs. assigned is the log dir that the metadata says, or
+// zero. Errors are those of Dir.Hold; ErrMissing and ErrOffline say which log dir is to be brought back.
+func (ds *Dirs) Hold(h *Held, tp TopicPartition, topicID, assigned wire.UUID, cfg *LogConfig, owner Owner) error {
 	d, err := ds.dirOf(tp, topicID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if d == nil {
 		d = ds.place(assigned)
 		defer ds.arrived(d)
 	}
-	l, err := d.OpenLog(tp, topicID, cfg, flushed)
+	err = d.Hold(h, tp, topicID, cfg, owner)
 	if errors.Is(err, ErrMissing) {
 		if other := ds.directories(tp, topicID, d); len(other) > 0 {
 			err = fmt.Errorf("%w; %s has a directory of that name, which is not the one that was recorded: compare them, and move it to %s if it is",
@@ -160,7 +160,16 @@ func (ds *Dirs) OpenLog(tp TopicPartition, topicID, assigned wire.UUID, cfg LogC
 		default:
 		}
 	}
-	return l, err
+	return err
+}
+
+// OpenLog is Hold and Open. flushed is called as Owner.Flushed.
+func (ds *Dirs) OpenLog(tp TopicPartition, topicID, assigned wire.UUID, cfg LogConfig, flushed func()) (*Log, error) {
+	h := &Held{}
+	if err := ds.Hold(h, tp, topicID, assigned, &cfg, flushedFunc(flushed)); err != nil {
+		return nil, err
+	}
+	return h.openOrLetGo()
 }
 
 // dirOf is the log dir that has a partition's data; nil if none has.
@@ -215,11 +224,10 @@ func (ds *Dirs) directories(tp TopicPartition, topicID wire.UUID, except *Dir) [
 		if d == except || !d.isOpen() {
 			continue
 		}
-		name := d.partitionPath(tp)
-		if !exists(d.fs, name) {
+		if there, err := d.hasDirectory(tp); !there || err != nil {
 			continue
 		}
-		if id, err := readTopicID(d.fs, name); err != nil || id == topicID {
+		if id, err := readTopicID(d.fs, d.partitionPath(tp)); err != nil || id == topicID {
 			out = append(out, d)
 		}
 	}
@@ -281,13 +289,41 @@ func (ds *Dirs) Scrub(bytesPerSecond int64) {
 }
 
 // Scan lists the partition directories in all log dirs that can be read.
-func (ds *Dirs) Scan() ([]Found, error) {
+func (ds *Dirs) Scan() ([]Found, error) { return ds.eachFound((*Dir).Scan) }
+
+// Recover has each log dir recover by itself, see Dir.Recover. Called once, when every partition is held.
+func (ds *Dirs) Recover() {
+	for _, d := range ds.all {
+		if d.isOpen() {
+			d.Recover()
+		}
+	}
+}
+
+// Recovery is how far the recovery of all log dirs together has come.
+func (ds *Dirs) Recovery() RecoveryState {
+	sum := RecoveryState{Ended: true}
+	for _, d := range ds.all {
+		s := d.Recovery()
+		sum.Begun = sum.Begun || s.Begun
+		sum.Ended = sum.Ended && (s.Ended || !d.isOpen())
+		sum.Total += s.Total
+		sum.Done += s.Done
+		sum.Recovered += s.Recovered
+	}
+	return sum
+}
+
+// Strays are the partition directories in the log dirs that can be read, but for those of partitions that are held there.
+func (ds *Dirs) Strays() ([]Found, error) { return ds.eachFound((*Dir).Strays) }
+
+func (ds *Dirs) eachFound(list func(*Dir) ([]Found, error)) ([]Found, error) {
 	var out []Found
 	for _, d := range ds.all {
 		if d.Err() != nil {
 			continue
 		}
-		found, err := d.Scan()
+		found, err := list(d)
 		if err != nil {
 			return nil, err
 		}

@@ -79,8 +79,8 @@ func (w *tailWorld) known() (durable, point int64) {
 	if e == nil {
 		return 0, 0
 	}
-	if e.point != nil {
-		point = e.point.offset
+	if pt, _ := e.decode(); pt != nil {
+		point = pt.offset
 	}
 	return e.durable(), point
 }
@@ -443,6 +443,9 @@ func TestManifestOutlivesADamagedRecord(t *testing.T) {
 		for n := range partitions {
 			key := partitionKey{testID, int32(n)}
 			want, got := m.mu.entries[key], again.entry(key)
+			if again.lost > 0 {
+				want.changed() // nobody knows what the lost record said
+			}
 			if !reflect.DeepEqual(want, got) {
 				t.Fatalf("seed %d: byte %d of %d: of partition %d it says %+v, want %+v", seed, at, len(data), n, got, want)
 			}

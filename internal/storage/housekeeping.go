@@ -125,11 +125,15 @@ func (h *housekeeper) startWork() {
 
 // retainAll applies retention to every log.
 func (h *housekeeper) retainAll() {
-	for _, l := range h.dir.allLogs() {
+	for _, held := range h.dir.held() {
 		select {
 		case <-h.stop:
 			return
 		default:
+		}
+		l := held.openFor((*manifestEntry).retainable)
+		if l == nil {
+			continue
 		}
 		bytes, err := l.retain(time.Now().UnixMilli())
 		h.mu.Lock()

@@ -143,7 +143,7 @@ func (x *Inspection) readManifest() error {
 	m := &manifest{}
 	m.mu.entries = map[partitionKey]*manifestEntry{}
 	end, _ := eachFrame(data, func(int64, []byte) error { return nil })
-	lost, err := m.applyAll(data)
+	_, lost, err := m.applyAll(data)
 	switch {
 	case err != nil:
 		x.root = append(x.root, Finding{Damaged, name, end, 0, 0, err.Error(), "it was written by a newer version, or is damaged; " +

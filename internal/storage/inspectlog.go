@@ -34,6 +34,7 @@ type partitionInspection struct {
 	sum   Inspected
 
 	entry    *manifestEntry // nil: not known
+	point    *point         // of entry, or nil
 	infos    []vfs.Info
 	segments []*segment
 	start    int64 // of the log, as far as segments are concerned
@@ -125,6 +126,9 @@ func (p *partitionInspection) identify() {
 	if p.entry = p.x.entryOf(id, p.tp); p.entry == nil && err == nil {
 		p.found(Finding{Note, p.dir, -1, 0, 0, "the manifest does not know it", "moldau log adopt takes it in, if no topic has it", nil})
 	}
+	if p.entry != nil {
+		p.point, _ = p.entry.decode()
+	}
 }
 
 // list sorts the files, and reports those that are left over.
@@ -168,8 +172,8 @@ func (p *partitionInspection) list() error {
 func (p *partitionInspection) skipDeleted() {
 	p.start = p.x.starts[p.tp]
 	if e := p.entry; e != nil {
-		if p.start = e.start; e.point != nil {
-			p.start = min(p.start, e.point.segment)
+		if p.start = e.start; p.point != nil {
+			p.start = min(p.start, p.point.segment)
 		}
 	}
 	for len(p.segments) > 1 && p.segments[1].base <= p.start && !p.loose {
@@ -186,16 +190,16 @@ func (p *partitionInspection) settle() {
 		at = e.durable()
 		if p.x.journal { // what was flushed behind the point may stand in the journal only
 			at = 0
-			if e.point != nil {
-				at = e.point.offset
+			if p.point != nil {
+				at = p.point.offset
 			}
 		}
-		p.gaps = e.cleaned.gaps
+		p.gaps = e.cleaned().gaps
 	}
 	last := p.segments[len(p.segments)-1]
 	switch {
-	case e != nil && e.point != nil:
-		pt := e.point
+	case p.point != nil:
+		pt := p.point
 		i := slices.IndexFunc(p.segments, func(s *segment) bool { return s.base == pt.segment })
 		switch {
 		case p.x.live:
@@ -231,7 +235,7 @@ func (p *partitionInspection) begin() {
 			p.producers, p.begun = ps, true
 		}
 	}
-	if p.x.cleaned[p.tp] > 0 || p.entry != nil && p.entry.cleaned.gaps > 0 {
+	if p.x.cleaned[p.tp] > 0 || p.entry != nil && p.entry.cleaned().gaps > 0 {
 		p.whole = false
 	}
 	name := path.Join(p.dir, epochsFile)
@@ -288,10 +292,10 @@ func (p *partitionInspection) segment(i int) error {
 	if p.loose {
 		w.gaps = math.MaxInt64
 	}
-	if e := p.entry; e != nil && e.point != nil {
-		known := epochs{e.point.epochs}
+	if pt := p.point; pt != nil {
+		known := epochs{pt.epochs}
 		w.epoch = func(offset int64) int32 {
-			if offset >= e.point.offset {
+			if offset >= pt.offset {
 				return -1
 			}
 			return known.at(offset)

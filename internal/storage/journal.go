@@ -512,6 +512,7 @@ func (j *journal) restore(r *journalRead, key partitionKey, extents []extent) er
 	case entry == nil || !entry.present:
 		return nil // the partition was deleted
 	}
+	point, _ := entry.decode()
 	dir := j.dir.partitionPath(entry.tp)
 	id, err := readTopicID(j.dir.fs, dir)
 	if err != nil {
@@ -531,10 +532,10 @@ func (j *journal) restore(r *journalRead, key partitionKey, extents []extent) er
 		return err
 	}
 	for _, e := range extents {
-		if e.seq <= entry.cut { // protection: journal cut
+		if e.seq <= entry.cut() { // protection: journal cut
 			continue // the bytes are of a life of the log that a truncation ended
 		}
-		if p := entry.point; p != nil && (e.seg < p.segment || e.seg == p.segment && e.pos+e.n <= p.pos) { // protection: journal point
+		if p := point; p != nil && (e.seg < p.segment || e.seg == p.segment && e.pos+e.n <= p.pos) { // protection: journal point
 			continue // synced, and perhaps compacted since
 		}
 		if file == nil || seg != e.seg {

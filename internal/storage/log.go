@@ -20,7 +20,8 @@ import (
 // makes sense; broker fills every field from the topic's configuration.
 type LogConfig struct {
 	SegmentBytes       int64         // segment.bytes
-	SegmentAge         time.Duration // segment.ms less the jitter of this log
+	SegmentAge         time.Duration // segment.ms
+	SegmentJitter      time.Duration // segment.jitter.ms: each log takes another part of it from SegmentAge
 	IndexIntervalBytes int64         // index.interval.bytes
 	SegmentIndexBytes  int64         // segment.index.bytes
 	FlushMessages      int64         // flush.messages; MaxInt64: no policy
@@ -105,8 +106,8 @@ type Log struct {
 	noted      atomic.Bool // it waits for its flushed record, see Dir.noteFlushed
 
 	mu struct {
-		sync.Mutex // orders appends, rolls and truncation; guards the following. Appends hold it over write, never over sync, but for the first append of a log
-		cfg        LogConfig
+		sync.Mutex            // orders appends, rolls and truncation; guards the following. Appends hold it over write, never over sync, but for the first append of a log
+		cfg        *LogConfig // immutable
 		epochs     epochs
 		producers  *producers
 		aborted    []AbortedTxn // the transaction index of all segments, by LastOffset
@@ -123,6 +124,10 @@ type Log struct {
 	}
 	epochsSaved  int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
 	pointSegment int64 // the segment that the point in force names, -1 without one; guarded by files
+	// What a stop left, if the files were found as it left them; guarded by files.
+	rested       *view
+	restedEnd    int64
+	endSnapshots []int64 // offsets of producer snapshots in the middle of a segment, or at the log end
 }
 
 // AppendOptions says how to append a batch.
@@ -162,14 +167,17 @@ func (l *Log) Start() int64 { return l.view.Load().logStart }
 func (l *Log) Config() LogConfig {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.mu.cfg
+	return *l.mu.cfg
 }
 
 // SetConfig changes the configuration for what follows.
-func (l *Log) SetConfig(cfg LogConfig) {
+func (l *Log) SetConfig(cfg LogConfig) { l.setConfig(&cfg) }
+
+// setConfig keeps cfg.
+func (l *Log) setConfig(cfg *LogConfig) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.mu.cfg = cfg
+	l.mu.cfg = cfg.of(l.tp)
 }
 
 // SizeBytes is the sum of the segments' bytes.
@@ -470,6 +478,7 @@ func (l *Log) makePresentLocked() error {
 		return nil
 	}
 	fsys := l.dir.fs
+	l.dir.forgetNames()
 	err := func() error {
 		if err := fsys.MkdirAll(l.path); err != nil {
 			return err
@@ -488,6 +497,19 @@ func (l *Log) makePresentLocked() error {
 	l.mu.present = true
 	return nil
 }
+
+// Prepare makes what the first append makes, without appending, so that several logs can do so at the same time. What goes
+// wrong the append finds again.
+func (l *Log) Prepare() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writableLocked() == nil && l.dir.room.admit(0, false) == nil {
+		_ = l.makePresentLocked()
+	}
+}
+
+// Fresh reports whether the log has no segment yet.
+func (l *Log) Fresh() bool { return len(l.view.Load().segments) == 0 }
 
 func (l *Log) key() partitionKey { return partitionKey{l.id, l.tp.Partition} }
 
@@ -512,6 +534,9 @@ func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 		return nil, l.dir.failed(err)
 	}
 	seg.idx.sparse = &sparse{}
+	if len(v.segments) == 0 {
+		l.dir.startsChanged.Store(true)
+	}
 	if n := len(v.segments); n > 0 {
 		old := v.segments[n-1]
 		old.finishIndex()

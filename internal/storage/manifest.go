@@ -26,7 +26,8 @@ import (
 // has come, and below which offset it may have left gaps; synced before the first of them. kind
 // 6, damaged: all ranges of the partition's files that were found damaged. kind 7, cut: the sequence of the journal's newest
 // group when the log was truncated; that group and older ones say nothing of the log any more (S15). kind 8, flushed: an offset below which everything
-// was durable, later than the point before it; synced soon after, and never wrong.
+// was durable, later than the point before it; synced soon after, and never wrong. kind 9, rest: what the log had in all when it was closed, and a
+// point at its end. It is a point and no more as soon as another record of the partition follows; whoever opens the log goes by its files.
 // The last record of a kind counts. A torn tail ends the file, a damaged record is passed over; it is rewritten by
 // writeAtomic when it has grown to several times of what is alive.
 const (
@@ -41,6 +42,7 @@ const (
 	kindDamaged         = 6
 	kindCut             = 7
 	kindFlushed         = 8
+	kindRest            = 9
 
 	manifestFrameBytes = 8
 	manifestSlackBytes = 1 << 20
@@ -78,24 +80,133 @@ type cleaned struct {
 	gaps  int64 // below it offsets may be missing between batches; at least dirty
 }
 
+// rest is what a log had in all when it was closed: what has to be known of it without a look at its files.
+type rest struct {
+	bytes    int64 // of all segments
+	segments int64
+	first    int64 // bytes of the first segment
+	oldestMs int64 // the age of the first segment is reckoned from here; 0: it is to be looked at
+}
+
+func (r *rest) fields() []*int64 { return []*int64{&r.bytes, &r.segments, &r.first, &r.oldestMs} }
+
+func (r *rest) encode(pt *point) []byte {
+	return append(varints(r.bytes, r.segments, r.first, r.oldestMs), pt.encode()...)
+}
+
+// restFields is the number of integers before the point of a rest, pointOffsetField that of those before its offset.
+const (
+	restFields       = 4
+	pointOffsetField = 3
+)
+
+// retainable reports whether retention may find something in a log that has been at rest.
+func (r *rest) retainable(cfg *LogConfig, nowMs int64) bool {
+	switch {
+	case r.oldestMs == 0:
+		return true
+	case !cfg.CleanupDelete:
+		return false
+	}
+	return cfg.RetentionAge >= 0 && nowMs-r.oldestMs > cfg.RetentionAge.Milliseconds() ||
+		cfg.RetentionBytes >= 0 && r.bytes-cfg.RetentionBytes >= r.first
+}
+
+// manifestEntry is what is known of one partition. There is one for each that has data, so it is kept as it stands in the
+// file, and what few have is apart.
 type manifestEntry struct {
 	tp      TopicPartition
 	present bool
-	point   *point
-	start   int64 // log start offset, also where the point has an older one
+	resting bool   // point is the body of a rest, and nothing has been added since
+	point   []byte // body of the last point or rest, nil without one
+	start   int64  // log start offset, also where the point has an older one
+	flushed int64  // a later one than the point's offset, or 0
+	few     *fewHave
+}
+
+// fewHave is immutable.
+type fewHave struct {
 	cleaned cleaned
 	damaged []savedDamage
 	cut     int64 // groups of the journal up to this sequence do not count for the log
-	flushed int64 // a later one than the point's offset, or 0
 }
 
 // durable is the offset below which the partition is known to have been synced. What recovery finds bad there is
 // damage, for no power loss takes it.
 func (e *manifestEntry) durable() int64 {
-	if e.point != nil {
-		return max(e.flushed, e.point.offset)
+	if e.point == nil {
+		return e.flushed
 	}
-	return e.flushed
+	r := &reader{p: e.point}
+	if e.resting {
+		r.skipVarints(restFields)
+	}
+	r.skipVarints(pointOffsetField)
+	return max(e.flushed, r.varint())
+}
+
+// changed ends what was said of the log at rest: only a point is left of it.
+func (e *manifestEntry) changed() {
+	if e.resting {
+		r := &reader{p: e.point}
+		r.skipVarints(restFields)
+		e.point, e.resting = r.p, false
+	}
+}
+
+func (e *manifestEntry) cleaned() cleaned {
+	if e.few == nil {
+		return cleaned{}
+	}
+	return e.few.cleaned
+}
+
+func (e *manifestEntry) damaged() []savedDamage {
+	if e.few == nil {
+		return nil
+	}
+	return e.few.damaged
+}
+
+func (e *manifestEntry) cut() int64 {
+	if e.few == nil {
+		return 0
+	}
+	return e.few.cut
+}
+
+// decode returns the point, nil without one, and what was said of the log at rest, nil if that was not said last.
+func (e *manifestEntry) decode() (*point, *rest) {
+	if e.point == nil {
+		return nil, nil
+	}
+	pt, r, err := decodePoint(e.point, e.resting)
+	if err != nil {
+		panic(fmt.Sprintf("BUG: manifest kept a point of %v that it cannot read: %v", e.tp, err))
+	}
+	return pt, r
+}
+
+// decodePoint reads the body of a point, or of a rest.
+func decodePoint(body []byte, resting bool) (pt *point, of *rest, err error) {
+	r := &reader{p: body}
+	if resting {
+		of = &rest{}
+		for _, f := range of.fields() {
+			*f = r.varint()
+		}
+	}
+	pt = &point{}
+	for _, f := range pt.fields() {
+		*f = r.varint()
+	}
+	for n := r.count(2); n > 0; n-- {
+		pt.epochs = append(pt.epochs, EpochEntry{int32(r.varint()), r.varint()})
+	}
+	if len(r.p) > 0 {
+		pt.producers = slices.Clone(r.p)
+	}
+	return pt, of, r.err
 }
 
 // manifest owns the file. Safe for concurrent use.
@@ -104,34 +215,62 @@ type manifest struct {
 	dir  string
 	lost int64 // bytes of damaged records that it had when it was opened
 
-	mu struct {
-		sync.Mutex // guards the following; held over appends to the file and its syncs
+	turn *sync.Cond // of mu: syncing ended
+	mu   struct {
+		sync.Mutex // guards the following; held over writes to the file, not over its syncs
 		file       vfs.File
+		added      int64 // writes so far
+		durable    int64 // those of them that are synced
+		syncing    bool  // file is being synced: it is neither closed nor replaced
 		size       int64
 		live       int64 // bytes of the records that count
 		entries    map[partitionKey]*manifestEntry
-		broken     error // a failed write or sync: nothing is added any more
+		broken     error             // a failed write or sync: nothing is added any more
+		names      map[string]string // topic names, each once
 	}
 }
 
 func openManifest(fsys vfs.FS, dir string) (*manifest, error) {
 	m := &manifest{fs: fsys, dir: dir}
+	m.turn = sync.NewCond(&m.mu.Mutex)
 	m.mu.entries = map[partitionKey]*manifestEntry{}
-	data, found, err := readFile(fsys, path.Join(dir, manifestFile), manifestMaxBytes)
+	name := path.Join(dir, manifestFile)
+	data, found, err := readFile(fsys, name, manifestMaxBytes)
 	if err != nil {
 		return nil, err
 	}
+	end := int64(0)
 	if found {
-		if m.lost, err = m.applyAll(data); err != nil {
-			return nil, fmt.Errorf("%s: %w: %w", path.Join(dir, manifestFile), ErrUnknownManifest, err)
+		if end, m.lost, err = m.applyAll(data); err != nil {
+			return nil, fmt.Errorf("%s: %w: %w", name, ErrUnknownManifest, err)
 		}
 		if m.lost > 0 {
 			if err := writeAtomic(fsys, dir, damagedManifestFile, data); err != nil {
 				return nil, err
 			}
+			for _, e := range m.mu.entries {
+				e.changed() // what was said later may be what is lost
+			}
 		}
 	}
-	return m, m.rewriteLocked()
+	// What stands behind the end, or is damaged, is not written behind: it would be in the way of what is added.
+	if !found || m.lost > 0 || end < int64(len(data)) || end > manifestSlackBytes+4*m.liveLocked() {
+		return m, m.rewriteLocked()
+	}
+	if m.mu.file, err = fsys.Open(name, vfs.ReadWrite); err != nil {
+		return nil, err
+	}
+	m.mu.size, m.mu.live = end, m.liveLocked()
+	// What was read may be in memory only, and counts from now on.
+	return m, errors.Join(m.mu.file.Sync(), fsys.SyncDir(dir)) // protection: recovered manifest
+}
+
+// liveLocked is about what rewriteLocked would write.
+func (m *manifest) liveLocked() (n int64) {
+	for _, e := range m.mu.entries {
+		n += int64(manifestFrameBytes + 1 + 16 + 10 + len(e.tp.Topic) + len(e.point))
+	}
+	return n
 }
 
 // readManifest reads the manifest in dir and changes nothing; none is an empty one.
@@ -143,7 +282,7 @@ func readManifest(fsys vfs.FS, dir string) (map[partitionKey]*manifestEntry, err
 	if err != nil || !found {
 		return m.mu.entries, err
 	}
-	if _, err := m.applyAll(data); err != nil {
+	if _, _, err := m.applyAll(data); err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", name, ErrUnknownManifest, err)
 	}
 	return m.mu.entries, nil
@@ -151,19 +290,19 @@ func readManifest(fsys vfs.FS, dir string) (map[partitionKey]*manifestEntry, err
 
 // applyAll applies every whole record, also those behind a damaged one: each says something about its partition that does not depend on another,
 // and what was synced must not be forgotten for the sake of one bit. A power loss may leave such a hole, too, among records that were not synced: what is
-// behind it is true all the same, because nothing is written down before it is so. lost is how many bytes are damaged, but for the torn end.
-func (m *manifest) applyAll(data []byte) (lost int64, err error) {
+// behind it is true all the same, because nothing is written down before it is so. end is where the last one ends, lost how many bytes before it are damaged.
+func (m *manifest) applyAll(data []byte) (end, lost int64, err error) {
 	for {
-		end, err := eachFrame(data, func(_ int64, body []byte) error { return m.apply(body) })
+		n, err := eachFrame(data[end:], func(_ int64, body []byte) error { return m.apply(body) })
 		if err != nil {
-			return lost, err
+			return end, lost, err
 		}
-		data = data[end:]
-		skip := nextFrame(data)
+		end += n
+		skip := nextFrame(data[end:])
 		if skip < 0 {
-			return lost, nil
+			return end, lost, nil
 		}
-		data, lost = data[skip:], lost+int64(skip)
+		end, lost = end+int64(skip), lost+int64(skip)
 	}
 }
 
@@ -198,7 +337,7 @@ func eachFrame(data []byte, f func(pos int64, body []byte) error) (end int64, er
 
 // ManifestRecord is one record of a manifest for people to look at.
 type ManifestRecord struct {
-	Kind      string // present, point, gone, start, cleaned, damaged, cut or flushed
+	Kind      string // present, point, gone, start, cleaned, damaged, cut, flushed or rest
 	Partition TopicPartition
 	TopicID   wire.UUID
 	LogStart  int64 // of a point and a start
@@ -210,12 +349,15 @@ type ManifestRecord struct {
 	Dirty, Gaps int64
 	Damaged     int   // of a damaged: the number of ranges
 	Cut         int64 // of a cut: the sequence of the journal's newest group then
+	// Of a rest, which is a point too: what all segments had, and how many they were.
+	Bytes, Segments int64
 }
 
 // EachManifestRecord calls f with every record of a manifest and its position; end is where the first one that is torn or
 // damaged begins, or the size of data.
 func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) (end int64, err error) {
-	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned", kindDamaged: "damaged", kindCut: "cut", kindFlushed: "flushed"}
+	kinds := map[byte]string{kindPresent: "present", kindPoint: "point", kindGone: "gone", kindStart: "start", kindCleaned: "cleaned",
+		kindDamaged: "damaged", kindCut: "cut", kindFlushed: "flushed", kindRest: "rest"}
 	return eachFrame(data, func(pos int64, body []byte) error {
 		one := manifest{}
 		one.mu.entries = map[partitionKey]*manifestEntry{}
@@ -228,9 +370,13 @@ func EachManifestRecord(data []byte, f func(pos int64, r ManifestRecord) error) 
 		r.Partition.Partition = int32(head.varint())
 		r.Partition.Topic = string(head.bytes(int(head.uvarint())))
 		for _, e := range one.mu.entries {
-			r.LogStart, r.Dirty, r.Gaps, r.Damaged, r.Cut = e.start, e.cleaned.dirty, e.cleaned.gaps, len(e.damaged), e.cut
+			r.LogStart, r.Dirty, r.Gaps, r.Damaged, r.Cut = e.start, e.cleaned().dirty, e.cleaned().gaps, len(e.damaged()), e.cut()
 			r.Offset = e.flushed
-			if pt := e.point; pt != nil {
+			pt, rest := e.decode()
+			if rest != nil {
+				r.Bytes, r.Segments = rest.bytes, rest.segments
+			}
+			if pt != nil {
 				r.Offset, r.Segment, r.Position, r.Epochs = pt.offset, pt.segment, pt.pos, pt.epochs
 				r.Producers = len(decodeProducers(&reader{p: pt.producers}).byID)
 			}
@@ -244,9 +390,17 @@ func (m *manifest) apply(body []byte) error {
 	kind := r.bytes(1)
 	id := r.bytes(16)
 	p := r.varint()
-	topic := string(r.bytes(int(r.uvarint())))
+	topic := r.bytes(int(r.uvarint()))
 	if r.err != nil {
 		return r.err
+	}
+	name, known := m.mu.names[string(topic)]
+	if !known {
+		name = string(topic)
+		if m.mu.names == nil {
+			m.mu.names = map[string]string{}
+		}
+		m.mu.names[name] = name
 	}
 	key := partitionKey{wire.UUID(id), int32(p)}
 	e := m.mu.entries[key]
@@ -254,32 +408,26 @@ func (m *manifest) apply(body []byte) error {
 		e = &manifestEntry{}
 		m.mu.entries[key] = e
 	}
-	e.tp = TopicPartition{topic, int32(p)}
+	e.tp = TopicPartition{name, int32(p)}
 	switch kind[0] {
 	case kindPresent:
 		e.present = true
-	case kindPoint:
-		pt := &point{}
-		for _, f := range pt.fields() {
-			*f = r.varint()
-		}
-		for n := r.count(2); n > 0; n-- {
-			pt.epochs = append(pt.epochs, EpochEntry{int32(r.varint()), r.varint()})
-		}
-		pt.producers = slices.Clone(r.p)
-		if r.err != nil {
-			return r.err
+	case kindPoint, kindRest:
+		pt, _, err := decodePoint(r.p, kind[0] == kindRest)
+		if err != nil {
+			return err
 		}
 		// A truncation goes back by a point: what was flushed before it means nothing any more.
-		e.present, e.point, e.start, e.flushed = true, pt, max(e.start, pt.logStart), 0
+		e.present, e.point, e.resting, e.start, e.flushed = true, slices.Clone(r.p), kind[0] == kindRest, max(e.start, pt.logStart), 0
+		return nil
 	case kindStart:
 		e.start = r.varint()
 	case kindCleaned:
-		e.cleaned = cleaned{r.varint(), r.varint()}
+		e.setFew(fewHave{cleaned{r.varint(), r.varint()}, e.damaged(), e.cut()})
 	case kindDamaged:
-		e.damaged = decodeDamage(r)
+		e.setFew(fewHave{e.cleaned(), decodeDamage(r), e.cut()})
 	case kindCut:
-		e.cut = r.varint()
+		e.setFew(fewHave{e.cleaned(), e.damaged(), r.varint()})
 	case kindFlushed:
 		e.flushed = r.varint()
 	case kindGone:
@@ -287,7 +435,15 @@ func (m *manifest) apply(body []byte) error {
 	default:
 		return fmt.Errorf("record of kind %d, which this version does not know", kind[0])
 	}
+	e.changed()
 	return r.err
+}
+
+func (e *manifestEntry) setFew(f fewHave) {
+	e.few = nil
+	if f.cleaned != (cleaned{}) || len(f.damaged) > 0 || f.cut > 0 {
+		e.few = &f
+	}
 }
 
 // fields lists the integers of a point in the order of the file.
@@ -347,24 +503,29 @@ func (m *manifest) rewriteLocked() error {
 		return int(a.partition) - int(b.partition)
 	})
 	var data []byte
+	m.mu.names = map[string]string{}
 	for _, k := range keys {
 		e := m.mu.entries[k]
-		if e.point != nil {
-			data = append(data, manifestRecord(kindPoint, k, e.tp, e.point.encode())...)
-		} else if e.present {
-			data = append(data, manifestRecord(kindPresent, k, e.tp, nil)...)
-		}
+		m.mu.names[e.tp.Topic] = e.tp.Topic
 		if e.start > 0 {
 			data = append(data, manifestRecord(kindStart, k, e.tp, varints(e.start))...)
 		}
-		if e.cleaned != (cleaned{}) {
-			data = append(data, manifestRecord(kindCleaned, k, e.tp, e.cleaned.encode())...)
+		if e.cleaned() != (cleaned{}) {
+			data = append(data, manifestRecord(kindCleaned, k, e.tp, e.cleaned().encode())...)
 		}
-		if e.cut > 0 {
-			data = append(data, manifestRecord(kindCut, k, e.tp, varints(e.cut))...)
+		if e.cut() > 0 {
+			data = append(data, manifestRecord(kindCut, k, e.tp, varints(e.cut()))...)
 		}
-		if len(e.damaged) > 0 {
-			data = append(data, manifestRecord(kindDamaged, k, e.tp, encodeDamage(e.damaged))...)
+		if len(e.damaged()) > 0 {
+			data = append(data, manifestRecord(kindDamaged, k, e.tp, encodeDamage(e.damaged()))...)
+		}
+		switch { // behind the others: a rest is one only as long as nothing follows
+		case e.resting:
+			data = append(data, manifestRecord(kindRest, k, e.tp, e.point)...)
+		case e.point != nil:
+			data = append(data, manifestRecord(kindPoint, k, e.tp, e.point)...)
+		case e.present:
+			data = append(data, manifestRecord(kindPresent, k, e.tp, nil)...)
 		}
 		if e.flushed > 0 {
 			data = append(data, manifestRecord(kindFlushed, k, e.tp, varints(e.flushed))...)
@@ -381,6 +542,7 @@ func (m *manifest) rewriteLocked() error {
 		err = m.mu.file.Close()
 	}
 	m.mu.file, m.mu.size, m.mu.live = f, int64(len(data)), int64(len(data))
+	m.mu.durable = m.mu.added
 	return err
 }
 
@@ -388,44 +550,80 @@ func (m *manifest) rewriteLocked() error {
 // a failed write or sync left in the file is not known. A full volume does not: the next
 // record is written over what there was room for.
 func (m *manifest) add(kind byte, key partitionKey, tp TopicPartition, body []byte, synced bool) error {
-	rec := manifestRecord(kind, key, tp, body)
+	return m.addRecords([][]byte{manifestRecord(kind, key, tp, body)}, synced)
+}
+
+// addRecords is add for many records, in one write and one sync. Those who add at the same time share a sync.
+func (m *manifest) addRecords(records [][]byte, synced bool) error {
+	rec := records[0]
+	if len(records) > 1 {
+		rec = slices.Concat(records...)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mu.broken != nil {
 		return m.mu.broken
 	}
-	full := false
-	err := func() error {
-		if m.mu.file == nil {
-			return ErrClosed
-		}
-		if _, err := m.mu.file.WriteAt(rec, m.mu.size); vfs.IsNoSpace(err) {
-			full = true
-			return err
-		} else if err != nil {
-			return err
-		}
-		m.mu.size += int64(len(rec))
-		if synced {
-			if err := m.mu.file.Sync(); err != nil { // protection: manifest sync
-				return err
-			}
-		}
-		if err := m.apply(rec[manifestFrameBytes:]); err != nil {
+	if m.mu.file == nil {
+		return ErrClosed
+	}
+	if _, err := m.mu.file.WriteAt(rec, m.mu.size); vfs.IsNoSpace(err) {
+		return err
+	} else if err != nil {
+		return m.breakLocked(err)
+	}
+	m.mu.size += int64(len(rec))
+	for _, r := range records {
+		if err := m.apply(r[manifestFrameBytes:]); err != nil {
 			panic(fmt.Sprintf("BUG: manifest cannot read its own record: %v", err))
 		}
-		if m.mu.size > manifestSlackBytes+4*m.mu.live {
-			if err := m.rewriteLocked(); !vfs.IsNoSpace(err) {
-				return err // without room the file just goes on growing
-			}
-		}
-		return nil
-	}()
-	if err != nil && !full && !errors.Is(err, ErrClosed) {
-		m.mu.broken = fmt.Errorf("manifest in %s: %w", m.dir, err)
-		return m.mu.broken
 	}
-	return err
+	m.mu.added++
+	if synced {
+		if err := m.syncLocked(m.mu.added); err != nil {
+			return err
+		}
+	}
+	if m.mu.size > manifestSlackBytes+4*m.mu.live && !m.mu.syncing && m.mu.file != nil {
+		if err := m.rewriteLocked(); err != nil && !vfs.IsNoSpace(err) { // without room the file just goes on growing
+			return m.breakLocked(err)
+		}
+	}
+	return nil
+}
+
+func (m *manifest) breakLocked(err error) error {
+	if m.mu.broken == nil {
+		m.mu.broken = fmt.Errorf("manifest in %s: %w", m.dir, err)
+	}
+	return m.mu.broken
+}
+
+// syncLocked returns when the first n writes are durable. One of those who wait syncs for all, without the lock.
+func (m *manifest) syncLocked(n int64) error {
+	for m.mu.durable < n {
+		switch {
+		case m.mu.broken != nil:
+			return m.mu.broken
+		case m.mu.file == nil:
+			return ErrClosed
+		case m.mu.syncing:
+			m.turn.Wait()
+			continue
+		}
+		m.mu.syncing = true
+		upTo, file := m.mu.added, m.mu.file
+		m.mu.Unlock()
+		err := file.Sync() // protection: manifest sync
+		m.mu.Lock()
+		m.mu.syncing = false
+		m.turn.Broadcast()
+		if err != nil {
+			return m.breakLocked(err)
+		}
+		m.mu.durable = max(m.mu.durable, upTo)
+	}
+	return nil
 }
 
 // sync makes everything durable that was added.
@@ -435,10 +633,7 @@ func (m *manifest) sync() error {
 	if m.mu.broken != nil || m.mu.file == nil {
 		return cmp.Or(m.mu.broken, error(ErrClosed))
 	}
-	if err := m.mu.file.Sync(); err != nil {
-		m.mu.broken = fmt.Errorf("manifest in %s: %w", m.dir, err)
-	}
-	return m.mu.broken
+	return m.syncLocked(m.mu.added)
 }
 
 // entry returns what is known of a partition, or nil. The result is not changed any more.
@@ -473,14 +668,18 @@ func (m *manifest) empty() bool {
 }
 
 // newestCut is the largest sequence that a cut names.
-func (m *manifest) newestCut() int64 {
+func (m *manifest) newestCut() (newest int64) {
+	m.each(func(_ partitionKey, e *manifestEntry) { newest = max(newest, e.cut()) })
+	return newest
+}
+
+// each calls f with every entry, in no order.
+func (m *manifest) each(f func(partitionKey, *manifestEntry)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var newest int64
-	for _, e := range m.mu.entries {
-		newest = max(newest, e.cut)
+	for k, e := range m.mu.entries {
+		f(k, e)
 	}
-	return newest
 }
 
 // has says whether the partition was recorded as having data.
@@ -495,6 +694,9 @@ func (m *manifest) has(key partitionKey) bool {
 func (m *manifest) close() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for m.mu.syncing {
+		m.turn.Wait()
+	}
 	if m.mu.file == nil {
 		return nil
 	}

@@ -86,6 +86,8 @@ type model struct {
 	tried     int64 // log start that may have come of an operation that was cut off
 	compacted int64 // below it a compaction was tried
 	committed int64 // the largest high watermark that the log was told
+	late      *rand.Rand
+	stopped   *Extent // what a clean stop left, nil if the last one was none
 	disk      *faultyDisk
 	reader    *Reader
 	refused   []record.Batch // appends at the log end that found no room
@@ -118,7 +120,7 @@ func (f *faultyDisk) rule(op vfs.Op) error {
 			return syscall.EIO
 		}
 		return nil
-	case vfs.OpWrite, vfs.OpRename, vfs.OpSync, vfs.OpSyncDir, vfs.OpTruncate, vfs.OpRemove:
+	case vfs.OpWrite, vfs.OpRename, vfs.OpSync, vfs.OpSyncDir, vfs.OpSyncTree, vfs.OpTruncate, vfs.OpRemove:
 	default:
 		return nil
 	}
@@ -273,11 +275,40 @@ func (m *model) open() error {
 		return err
 	}
 	m.dir = dir
-	if m.log, err = dir.OpenLog(modelTP, m.id, m.cfg, func() {}); err == nil {
+	if m.log, err = m.openLog(); err == nil {
 		m.log.SetCommitted(m.log.Flushed())
 		m.committed = max(m.committed, m.log.Flushed())
 	}
 	return err
+}
+
+// openLog opens the log at once, or some time after the start, with the recovery in the background before, beside or without it.
+func (m *model) openLog() (*Log, error) {
+	stopped := m.stopped
+	m.stopped = nil
+	if m.late == nil {
+		m.late = rand.New(rand.NewPCG(uint64(m.id[2]), 11)) // its own, so that a seed means the same operations
+	}
+	if m.late.IntN(3) == 0 {
+		return m.dir.OpenLog(modelTP, m.id, m.cfg, func() {})
+	}
+	h := &Held{}
+	if err := m.dir.Hold(h, modelTP, m.id, &m.cfg, flushedFunc(func() {})); err != nil {
+		return nil, err
+	}
+	x := h.Extent()
+	if stopped != nil && h.Log() == nil && x != *stopped {
+		return nil, fmt.Errorf("a closed log is said to have %+v, the stop left %+v", x, *stopped)
+	}
+	how := m.late.IntN(3)
+	if how > 0 {
+		m.dir.Recover()
+	}
+	for how == 1 && !m.dir.Recovery().Ended && m.dir.Err() == nil {
+		time.Sleep(10 * time.Microsecond)
+	}
+	m.note("opened late: %d", how)
+	return h.Open()
 }
 
 // restart ends the process in one of several ways, opens the log again and checks it.
@@ -287,6 +318,7 @@ func (m *model) restart() error {
 	m.tried = max(m.tried, m.log.Start())
 	end := m.log.End()
 	how, kept := m.rnd.IntN(3), m.safe
+	m.stopped = nil
 	if m.disk.takeFailed() {
 		how = 1
 	}
@@ -296,8 +328,9 @@ func (m *model) restart() error {
 	switch {
 	case how == 0:
 		m.note("clean stop at %d", end)
+		left := Extent{m.log.Start(), end, m.log.SizeBytes(), m.log.Segments(), m.log.DamagedSegments()}
 		if err := m.dir.Close(); err == nil && m.dir.Err() == nil {
-			m.safe = end
+			m.safe, m.stopped = end, &left
 			if err := m.releaseHeld(); err != nil {
 				return err
 			}

@@ -19,10 +19,24 @@ func (l *Log) savePoint() error {
 
 // savePointFiles is savePoint with l.files held.
 func (l *Log) savePointFiles() error {
+	pt, err := l.writePoint(true)
+	if err != nil || pt == nil {
+		return err
+	}
+	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
+		return l.dir.failed(err)
+	}
+	l.pointSegment = pt.segment
+	return nil
+}
+
+// writePoint is savePointFiles but for the manifest. Without sync what it writes is durable when a SyncTree
+// has followed; the records themselves are in any case. The point is nil if there is nothing.
+func (l *Log) writePoint(sync bool) (*point, error) {
 	l.mu.Lock()
 	if !l.mu.present || len(l.view.Load().segments) == 0 {
 		l.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	l.mu.producers.expire(time.Now().Add(-l.dir.opts.ProducerIDExpiry).UnixMilli())
 	end := l.end.Load()
@@ -65,24 +79,27 @@ func (l *Log) savePointFiles() error {
 			return err
 		}
 		for _, s := range seals {
-			if err := l.writeSeal(s, aborted); err != nil {
+			if err := l.writeSeal(s, aborted, sync); err != nil {
 				return err
 			}
 		}
 		if err := l.writeTxnIndex(seg, aborted); err != nil {
 			return err
 		}
-		if err := writeTail(seg, indexSuffix, int64(seg.saved.offsets)*offsetEntryBytes, offsets); err != nil {
+		if err := writeTail(seg, indexSuffix, int64(seg.saved.offsets)*offsetEntryBytes, offsets, sync); err != nil {
 			return err
 		}
-		if err := writeTail(seg, timeSuffix, int64(seg.saved.times)*timeEntryBytes, times); err != nil {
+		if err := writeTail(seg, timeSuffix, int64(seg.saved.times)*timeEntryBytes, times, sync); err != nil {
 			return err
 		}
 		if epochsGen != l.epochsSaved {
-			if err := writeAtomic(l.dir.fs, l.path, epochsFile, encodeEpochs(pt.epochs)); err != nil {
+			if err := writeWhole(l.dir.fs, l.path, epochsFile, encodeEpochs(pt.epochs), sync); err != nil {
 				return err
 			}
 			l.epochsSaved = epochsGen
+		}
+		if !sync {
+			return nil
 		}
 		return l.dir.fs.SyncDir(l.path)
 	}()
@@ -91,25 +108,21 @@ func (l *Log) savePointFiles() error {
 		l.mu.seals = append(seals, l.mu.seals...)
 		l.mu.Unlock()
 		if errors.Is(err, ErrOffline) || errors.Is(err, ErrClosed) {
-			return err
+			return nil, err
 		}
-		return l.dir.failed(err)
+		return nil, l.dir.failed(err)
 	}
 	seg.saved.offsets, seg.saved.times = int(pt.offsetsLen), int(pt.timesLen)
-	if err := l.dir.manifest.add(kindPoint, l.key(), l.tp, pt.encode(), true); err != nil {
-		return l.dir.failed(err)
-	}
-	l.pointSegment = seg.base
-	return nil
+	return pt, nil
 }
 
 const epochsFile = "leader-epoch-checkpoint"
 
 // writeSeal writes the index files of a rolled segment and the snapshot that belongs
 // to the segment after it. The index in memory is then kept only while there is room.
-func (l *Log) writeSeal(s sealing, aborted []AbortedTxn) error {
+func (l *Log) writeSeal(s sealing, aborted []AbortedTxn, sync bool) error {
 	if s.gone {
-		return writeAtomic(l.dir.fs, l.path, segmentFile(s.next, snapshotSuffix), s.snapshot)
+		return writeWhole(l.dir.fs, l.path, segmentFile(s.next, snapshotSuffix), s.snapshot, sync)
 	}
 	s.seg.idx.Lock()
 	x := s.seg.idx.sparse
@@ -118,16 +131,16 @@ func (l *Log) writeSeal(s sealing, aborted []AbortedTxn) error {
 	if x == nil {
 		return nil // written by a point that failed afterwards, and forgotten since for want of room
 	}
-	if err := writeTail(s.seg, indexSuffix, 0, x.appendOffsets(nil, 0)); err != nil {
+	if err := writeTail(s.seg, indexSuffix, 0, x.appendOffsets(nil, 0), sync); err != nil {
 		return err
 	}
-	if err := writeTail(s.seg, timeSuffix, 0, x.appendTimes(nil, 0)); err != nil {
+	if err := writeTail(s.seg, timeSuffix, 0, x.appendTimes(nil, 0), sync); err != nil {
 		return err
 	}
 	if err := l.writeTxnIndex(s.seg, aborted); err != nil {
 		return err
 	}
-	if err := writeAtomic(l.dir.fs, l.path, segmentFile(s.next, snapshotSuffix), s.snapshot); err != nil {
+	if err := writeWhole(l.dir.fs, l.path, segmentFile(s.next, snapshotSuffix), s.snapshot, sync); err != nil {
 		return err
 	}
 	s.seg.saved.offsets, s.seg.saved.times = len(x.offsets), len(x.times)
@@ -135,12 +148,16 @@ func (l *Log) writeSeal(s sealing, aborted []AbortedTxn) error {
 	return nil
 }
 
-// writeTail makes data the content of one of a segment's files from off on, durably.
-func writeTail(s *segment, suffix string, off int64, data []byte) error {
-	return replaceTail(s.fs, s.path(suffix), off, data)
+// writeTail makes data the content of one of a segment's files from off on; durably if sync is set.
+func writeTail(s *segment, suffix string, off int64, data []byte, sync bool) error {
+	return writeFrom(s.fs, s.path(suffix), off, data, sync)
 }
 
 func replaceTail(fsys vfs.FS, name string, off int64, data []byte) error {
+	return writeFrom(fsys, name, off, data, true)
+}
+
+func writeFrom(fsys vfs.FS, name string, off int64, data []byte, sync bool) error {
 	f, err := fsys.Open(name, vfs.Create)
 	if err != nil {
 		return err
@@ -159,6 +176,9 @@ func replaceTail(fsys vfs.FS, name string, off int64, data []byte) error {
 			if _, err := f.WriteAt(data, off); err != nil {
 				return err
 			}
+		}
+		if !sync {
+			return nil
 		}
 		return f.Sync() // protection: index sync
 	}()

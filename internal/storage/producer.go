@@ -64,7 +64,14 @@ type producers struct {
 	undecided []txnRange // ended, marker maybe not yet below the high watermark, by last
 }
 
-func newProducers() *producers { return &producers{byID: map[int64]*producer{}} }
+func newProducers() *producers { return &producers{} }
+
+func (ps *producers) set(id int64, p *producer) {
+	if ps.byID == nil {
+		ps.byID = map[int64]*producer{}
+	}
+	ps.byID[id] = p
+}
 
 func nextInSequence(last, first int32) bool {
 	return first == last+1 || (last == math.MaxInt32 && first == 0) || (last == -1 && first == 0)
@@ -123,7 +130,7 @@ func (ps *producers) apply(b record.Batch, nowMs int64) (aborted AbortedTxn, isA
 	p := ps.byID[id]
 	if p == nil {
 		p = &producer{epoch: b.ProducerEpoch(), coordinatorEpoch: -1, txnFirstOffset: -1}
-		ps.byID[id] = p
+		ps.set(id, p)
 	}
 	if p.epoch != b.ProducerEpoch() {
 		p.epoch, p.window = b.ProducerEpoch(), nil
@@ -279,7 +286,7 @@ func parseSnapshot(p []byte, nowMs int64) (*producers, error) {
 		if last.lastOffset >= 0 {
 			e.window = append(e.window, last)
 		}
-		ps.byID[int64(binary.BigEndian.Uint64(p))] = e
+		ps.set(int64(binary.BigEndian.Uint64(p)), e)
 	}
 	return ps, nil
 }
@@ -366,7 +373,7 @@ func decodeProducers(r *reader) *producers {
 		for m := r.count(4); m > 0; m-- {
 			p.window = append(p.window, batchMark{int32(r.varint()), r.varint(), int32(r.varint()), r.varint()})
 		}
-		ps.byID[id] = p
+		ps.set(id, p)
 	}
 	for n := r.count(3); n > 0; n-- {
 		ps.undecided = append(ps.undecided, txnRange{r.varint(), r.varint(), r.varint()})
@@ -395,6 +402,12 @@ func (r *reader) varint() int64 {
 	}
 	r.p = r.p[n:]
 	return v
+}
+
+func (r *reader) skipVarints(n int) {
+	for range n {
+		r.varint()
+	}
 }
 
 func (r *reader) uvarint() uint64 {

@@ -25,7 +25,7 @@ const copyAheadBytes = 8 << 10
 type places struct {
 	mu      sync.Mutex // guards the following; a leaf, held for moments
 	view    *view
-	entries [8]place
+	entries *[8]place // nil before the first
 }
 
 // place says that the first batch with an offset >= offset begins, or will begin, at byte pos of seg.
@@ -43,6 +43,9 @@ func (p *places) slot(offset int64) *place {
 func (p *places) find(v *view, seg *segment, offset int64) (pos int64, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.entries == nil {
+		return 0, false
+	}
 	e := p.slot(offset)
 	return e.pos, p.view == v && e.seg == seg && e.offset == offset // protection: places
 }
@@ -50,8 +53,11 @@ func (p *places) find(v *view, seg *segment, offset int64) (pos int64, ok bool) 
 func (p *places) learn(v *view, at place) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.entries == nil {
+		p.entries = new([8]place)
+	}
 	if p.view != v {
-		p.view, p.entries = v, [8]place{}
+		p.view, *p.entries = v, [8]place{}
 	}
 	*p.slot(at.offset) = at
 }

@@ -15,68 +15,7 @@ import (
 
 	"moldau/internal/record"
 	"moldau/internal/vfs"
-	"moldau/internal/wire"
 )
-
-// OpenLog opens a partition's log, recovering it if need be. A partition that never
-// had data has no directory, and gets none before its first append. flushed is called, without locks,
-// after Flushed has risen or the log dir went offline; it must not block. Errors:
-// ErrMissing (S9), *CorruptionError where durable data is damaged, ErrOffline.
-func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flushed func()) (*Log, error) {
-	if err := d.offline(); err != nil {
-		return nil, err
-	}
-	l := &Log{tp: tp, id: topicID, dir: d, path: d.partitionPath(tp), flushed: flushed, pointSegment: -1}
-	l.mu.cfg, l.mu.producers = cfg, newProducers()
-	l.view.Store(&view{})
-	l.end.Store(&mark{})
-	l.safe.Store(&mark{})
-	exists, err := l.claimDirectory()
-	if err != nil {
-		return nil, err
-	}
-	entry := d.manifest.entry(l.key())
-	recorded := entry != nil && entry.present
-	if recorded && !exists { // protection: missing data
-		return nil, fmt.Errorf("%s: %w: the manifest in %s says that %v has data; bring the directory back, or delete the topic",
-			l.path, ErrMissing, d.opts.ManifestDir, tp)
-	}
-	if exists {
-		if !recorded {
-			entry = nil
-		}
-		if err := l.load(entry); err != nil {
-			return nil, fmt.Errorf("open %v: %w", tp, err)
-		}
-		if !recorded && len(l.view.Load().segments) > 0 {
-			// That there is data is recorded together with where recovery begins: without a point the
-			// next recovery would take a log of Kafka's for a young one of ours.
-			if err := l.savePoint(); err != nil {
-				return nil, fmt.Errorf("open %v: %w", tp, err)
-			}
-		}
-		found := len(l.Damage()) > 0
-		if entry != nil {
-			l.recallDamage(entry.damaged)
-		}
-		if found {
-			// The next recovery may not know any more what was durable here.
-			if err := errors.Join(l.saveDamage(), l.savePoint()); err != nil {
-				return nil, fmt.Errorf("open %v: %w", tp, err)
-			}
-		}
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.mu.closed {
-		return nil, ErrClosed
-	}
-	if d.mu.logs[l.key()] != nil {
-		panic(fmt.Sprintf("BUG: log %v is opened twice", tp))
-	}
-	d.mu.logs[l.key()] = l
-	return l, nil
-}
 
 // claimDirectory reports whether the partition's directory is there. One that belongs to
 // another life of the topic is set aside under Kafka's name for a stray (S10).
@@ -104,6 +43,7 @@ func (l *Log) claimDirectory() (bool, error) {
 			return true, nil
 		}
 	}
+	d.forgetNames()
 	to, err := d.freeName(fmt.Sprintf("%s.%x-stray", l.path, id[:]))
 	if err != nil {
 		return false, err
@@ -116,7 +56,7 @@ func (l *Log) claimDirectory() (bool, error) {
 	return false, nil
 }
 
-// load reads the directory. entry is what the manifest says of the log, or nil. Only OpenLog
+// load reads the directory. entry is what the manifest says of the log, or nil. Only Held.open
 // calls it, before anybody else knows the log; it takes mu for the sake of its callees.
 func (l *Log) load(entry *manifestEntry) error {
 	l.mu.Lock()
@@ -126,8 +66,9 @@ func (l *Log) load(entry *manifestEntry) error {
 	var from *point
 	logStart := l.dir.starts[l.tp]
 	if recorded {
-		from, logStart = entry.point, entry.start
-		l.setCleanedLocked(entry.cleaned)
+		from, _ = entry.decode()
+		logStart = entry.start
+		l.setCleanedLocked(entry.cleaned())
 	}
 	infos, err := l.dir.fs.ReadDir(l.path)
 	if err == nil {
@@ -182,9 +123,11 @@ func (l *Log) load(entry *manifestEntry) error {
 	if err := l.scan(start); err != nil {
 		return err
 	}
+	scanned := len(l.view.Load().segments)
 	if err := l.closeDamagedLocked(); err != nil {
 		return err
 	}
+	made := len(l.view.Load().segments) > scanned
 	if v := l.view.Load(); v.logStart > l.End() && !recorded {
 		l.view.Store(&view{v.segments, l.End()}) // Kafka's own start, of records that it lost
 	} else if v.logStart > l.End() {
@@ -193,15 +136,36 @@ func (l *Log) load(entry *manifestEntry) error {
 	if l.mu.epochs.cutHead(l.Start()) {
 		l.mu.epochsGen++
 	}
-	if err := l.dropSnapshots(infos); err != nil {
+	dropped, err := l.dropSnapshots(infos)
+	if err != nil {
 		return err
 	}
-	return l.settle(start)
+	l.noteSnapshots(infos)
+	if err := l.settle(start, from != nil, dropped || made); err != nil {
+		return err
+	}
+	if recorded && entry.resting && len(l.mu.seals) == 0 && l.End() == start.offset && slices.Contains(l.endSnapshots, l.End()) {
+		l.rested, l.restedEnd = l.view.Load(), l.End()
+	}
+	return nil
+}
+
+// noteSnapshots remembers the snapshots that a stop may have left: those at which no segment but the last begins.
+func (l *Log) noteSnapshots(infos []vfs.Info) {
+	v := l.view.Load()
+	for _, info := range infos {
+		digits, ok := strings.CutSuffix(info.Name, snapshotSuffix)
+		if offset, err := strconv.ParseInt(digits, 10, 64); ok && err == nil && offset <= l.End() {
+			if i := v.find(offset); offset == l.End() || i >= 0 && v.segments[i].base != offset {
+				l.endSnapshots = append(l.endSnapshots, offset)
+			}
+		}
+	}
 }
 
 // dropSnapshots removes producer snapshots behind the log end: they are of records that are gone, and when
 // a segment begins at the same offset again they would be taken for its.
-func (l *Log) dropSnapshots(infos []vfs.Info) error {
+func (l *Log) dropSnapshots(infos []vfs.Info) (dropped bool, err error) {
 	for _, info := range infos {
 		digits, ok := strings.CutSuffix(info.Name, snapshotSuffix)
 		if offset, err := strconv.ParseInt(digits, 10, 64); !ok || err != nil || offset <= l.End() {
@@ -209,11 +173,12 @@ func (l *Log) dropSnapshots(infos []vfs.Info) error {
 		}
 		if name := path.Join(l.path, info.Name); exists(l.dir.fs, name) {
 			if err := l.dir.fs.Remove(name); err != nil { // protection: stale snapshots
-				return err
+				return dropped, err
 			}
+			dropped = true
 		}
 	}
-	return nil
+	return dropped, nil
 }
 
 // finishRetention removes the segments that end at or below offset: the log start was raised, and some of
@@ -660,26 +625,34 @@ func (l *Log) setEnd(next int64) {
 }
 
 // settle makes what the scan found durable before it counts (S3): it may have been
-// read from a cache that the next power loss empties.
-func (l *Log) settle(start scanStart) error {
+// read from a cache that the next power loss empties. Nothing is to be done where the scan found nothing that the
+// point does not cover, or where all that was in the log dir at the start is durable by now; unless recovery itself has changed which files there are.
+func (l *Log) settle(start scanStart, pointed, changed bool) error {
 	v := l.view.Load()
-	for i := start.index; i < len(v.segments); i++ {
-		if err := v.segments[i].sync(); err != nil { // protection: recovered sync
+	found := !pointed || l.End() != start.offset || start.index != len(v.segments)-1
+	if changed || found && !(l.mu.present && l.dir.durable.Load()) {
+		for i := start.index; i < len(v.segments); i++ {
+			if err := v.segments[i].sync(); err != nil { // protection: recovered sync
+				return err
+			}
+		}
+		if err := l.dir.fs.SyncDir(l.path); err != nil {
 			return err
 		}
-		v.segments[i].dirty = false
 	}
-	if err := l.dir.fs.SyncDir(l.path); err != nil {
-		return err
+	for i := start.index; i < len(v.segments); i++ {
+		v.segments[i].dirty = false
 	}
 	l.safe.Store(l.end.Load())
 	if !l.mu.present {
-		l.mu.present = true // OpenLog records it, with a point
+		l.mu.present = true // Held.open records it, with a point
 		// Kafka's cleaner may have been here. The next start goes by what the manifest says.
 		l.setCleanedLocked(cleaned{min(l.dir.legacyCleaned[l.tp], l.End()), l.End()})
 		return l.dir.manifest.add(kindCleaned, l.key(), l.tp, l.mu.cleaned.encode(), true)
 	}
-	if len(l.mu.seals) > 0 || l.End() != start.offset {
+	// What was scanned is scanned again after the next crash, unless there is a new point. That is worth it for much.
+	scanned := v.segments[start.index].size.Load() - start.pos
+	if l.mu.sincePoint += scanned; len(l.mu.seals) > 0 || scanned >= l.dir.opts.PointBytes/16 {
 		l.dir.requestPoint(l)
 	}
 	return nil

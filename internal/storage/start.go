@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // SetCommitted tells the log the high watermark: retention and compaction touch nothing at
@@ -55,6 +56,7 @@ func (l *Log) raiseStart(offset int64) error {
 // setStartLocked publishes a view with another start; what is derived from records below it goes.
 func (l *Log) setStartLocked(segments []*segment, start int64) {
 	l.view.Store(&view{segments, start})
+	l.dir.startsChanged.Store(true)
 	if l.mu.epochs.cutHead(start) {
 		l.mu.epochsGen++
 	}
@@ -65,24 +67,36 @@ func (l *Log) setStartLocked(segments []*segment, start int64) {
 // writeCleaned writes Kafka's cleaner-offset-checkpoint.
 func (d *Dir) writeCleaned() error {
 	offsets := map[TopicPartition]int64{}
-	for _, l := range d.allLogs() {
-		l.mu.Lock()
-		if l.mu.cleaned.dirty > 0 && l.mu.cfg.CleanupCompact {
-			offsets[l.tp] = l.mu.cleaned.dirty
+	compacted := map[partitionKey]bool{}
+	for _, h := range d.held() {
+		if h.Config().CleanupCompact {
+			compacted[h.key()] = true
 		}
-		l.mu.Unlock()
 	}
+	d.manifest.each(func(key partitionKey, e *manifestEntry) {
+		if dirty := e.cleaned().dirty; dirty > 0 && compacted[key] {
+			offsets[e.tp] = dirty
+		}
+	})
 	return writeAtomic(d.fs, d.path, cleanerFile, encodeOffsets(offsets))
 }
 
-// writeStarts writes Kafka's log-start-offset-checkpoint. The manifest is what counts here. A
-// partition directory that was not opened keeps what was said of it.
+// writeStarts writes Kafka's log-start-offset-checkpoint, if a log start has changed. The manifest is what counts here. A
+// partition directory that nobody holds keeps what was said of it.
 func (d *Dir) writeStarts() error {
+	if !d.startsChanged.Swap(false) {
+		return nil
+	}
 	starts := maps.Clone(d.starts)
 	if starts == nil {
 		starts = map[TopicPartition]int64{}
 	}
-	for _, l := range d.allLogs() {
+	d.manifest.each(func(_ partitionKey, e *manifestEntry) {
+		if e.point != nil {
+			starts[e.tp] = e.start
+		}
+	})
+	for _, l := range d.openLogs() {
 		if v := l.view.Load(); len(v.segments) > 0 {
 			starts[l.tp] = v.logStart
 		}
@@ -90,19 +104,22 @@ func (d *Dir) writeStarts() error {
 	return writeAtomic(d.fs, d.path, logStartFile, encodeOffsets(starts))
 }
 
+// openLogs are the open logs in no order.
+func (d *Dir) openLogs() []*Log {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var logs []*Log
+	for _, h := range d.mu.logs {
+		if l := h.log.Load(); l != nil {
+			logs = append(logs, l)
+		}
+	}
+	return logs
+}
+
 // allLogs are the open logs in the order of their paths.
 func (d *Dir) allLogs() []*Log {
-	d.mu.Lock()
-	logs := make([]*Log, 0, len(d.mu.logs))
-	for _, l := range d.mu.logs {
-		logs = append(logs, l)
-	}
-	d.mu.Unlock()
-	slices.SortFunc(logs, func(a, b *Log) int {
-		if a.path < b.path {
-			return -1
-		}
-		return 1
-	})
+	logs := d.openLogs()
+	slices.SortFunc(logs, func(a, b *Log) int { return strings.Compare(a.path, b.path) })
 	return logs
 }

@@ -145,6 +145,13 @@ func (s *faultFS) SyncDir(dir string) error {
 	return s.inner.SyncDir(dir)
 }
 
+func (s *faultFS) Names(dir string) ([]Name, error) {
+	if err := s.check(Op{Kind: OpReadDir, Name: dir}); err != nil {
+		return nil, err
+	}
+	return s.inner.Names(dir)
+}
+
 func (s *faultFS) SyncTree(dir string) error {
 	if err := s.check(Op{Kind: OpSyncTree, Name: dir}); err != nil {
 		return err

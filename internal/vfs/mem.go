@@ -308,6 +308,19 @@ func (n *node) info(name string) Info {
 	return Info{Name: name, Size: n.content.now.size, IsDir: n.isDir, ModTime: n.modified}
 }
 
+// Names is ReadDir: there is nothing to be saved.
+func (m *Mem) Names(dir string) ([]Name, error) {
+	infos, err := m.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]Name, len(infos))
+	for i, info := range infos {
+		names[i] = Name{info.Name, info.IsDir}
+	}
+	return names, nil
+}
+
 func (m *Mem) Stat(name string) (Info, error) {
 	if err := m.lock("stat", name); err != nil {
 		return Info{}, err

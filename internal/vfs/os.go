@@ -42,6 +42,27 @@ func (osFS) Stat(name string) (Info, error) {
 	return infoOf(fi), nil
 }
 
+func (osFS) Names(dir string) ([]Name, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]Name, len(entries))
+	for i, e := range entries {
+		names[i] = Name{e.Name(), e.IsDir()}
+		if e.Type()&fs.ModeSymlink != 0 {
+			to, err := os.Stat(filepath.Join(dir, e.Name()))
+			names[i].IsDir = err == nil && to.IsDir()
+		}
+	}
+	return names, nil
+}
+
 func (osFS) ReadDir(dir string) ([]Info, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

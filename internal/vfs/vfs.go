@@ -66,6 +66,12 @@ type Info struct {
 	ModTime time.Time
 }
 
+// Name is one name in a directory.
+type Name struct {
+	Name  string
+	IsDir bool // or a link to one
+}
+
 // Space is the room of the volume that holds a directory.
 type Space struct{ FreeBytes, TotalBytes int64 }
 
@@ -76,6 +82,8 @@ type FS interface {
 	Open(name string, mode Mode) (File, error)
 	MkdirAll(dir string) error
 	ReadDir(dir string) ([]Info, error) // sorted by name
+	// Names is ReadDir for a directory with very many names: it says of each only whether it is a directory, in no order.
+	Names(dir string) ([]Name, error)
 	Stat(name string) (Info, error)
 	Rename(from, to string) error // replaces a file, never a directory (fs.ErrExist)
 	Remove(name string) error     // a file or an empty directory

@@ -43,9 +43,16 @@ type State struct {
 	epochStart int64 // log end when this leader epoch began
 }
 
-// New returns the state of replica self, whose high watermark was known to be at hw.
-func New(self int32, ends Ends, hw int64) State {
-	return State{self: self, a: Assignment{Leader: -1, LeaderEpoch: -1, PartitionEpoch: -1}, ends: ends, hw: min(hw, ends.Flushed)}
+// New returns the state of replica self, of whose log nothing is known yet: as far as this state goes it is empty.
+func New(self int32) State {
+	return State{self: self, a: Assignment{Leader: -1, LeaderEpoch: -1, PartitionEpoch: -1}}
+}
+
+// Found notes where the log ends, once, before it is used. What is flushed was committed; and the leader epochs
+// that began meanwhile began there.
+func (s *State) Found(e Ends) {
+	s.ends, s.hw, s.epochStart = e, e.Flushed, e.LogEnd
+	s.advance()
 }
 
 // Apply takes over what the metadata says. It reports whether the leadership changed,
@@ -62,11 +69,14 @@ func (s *State) Apply(a Assignment) (changed bool) {
 	s.assigned = true
 	s.a = a
 	if changed {
-		s.peers = map[int32]int64{}
+		s.peers = nil
 		s.epochStart = s.ends.LogEnd
 	}
 	for _, id := range a.ISR {
 		if _, known := s.peers[id]; id != s.self && !known {
+			if s.peers == nil {
+				s.peers = map[int32]int64{}
+			}
 			s.peers[id] = -1
 		}
 	}

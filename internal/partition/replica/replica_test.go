@@ -10,7 +10,7 @@ import (
 func TestHighWatermark(t *testing.T) {
 	for seed := range uint64(500) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		s := New(1, Ends{}, 0)
+		s := New(1)
 		a := Assignment{Leader: -1}
 		ends := Ends{}
 		last := int64(0)

@@ -1,0 +1,248 @@
+package mission
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// TestManyPartitions keeps many partitions on one broker: first empty, then with a record in each, over a clean stop and
+// over a kill. It prints what they cost: make many PARTITIONS=100000.
+func TestManyPartitions(t *testing.T) {
+	n := 2000
+	if s := os.Getenv("PARTITIONS"); s != "" {
+		v, err := strconv.Atoi(s)
+		must(t, err)
+		n = v
+	} else if testing.Short() {
+		n = 300
+	}
+	m := &many{t: t, perTopic: min(1000, max(1, n/4))}
+	for left := n; left > 0; left -= m.perTopic {
+		m.topics = append(m.topics, topicOf{fmt.Sprintf("many-%04d", len(m.topics)), int32(min(m.perTopic, left))})
+	}
+	m.process = serverFor(t, patience+time.Duration(n)*20*time.Millisecond, t.TempDir(), "127.0.0.1:0")
+	idle := m.settled("idle broker")
+
+	m.timed("create", m.createAll)
+	m.settled("created, empty")
+	m.restart("empty, stopped", m.stop)
+	m.ends(0)
+	m.settled("restarted, empty")
+	m.restart("empty, killed", m.kill)
+	m.ends(0)
+
+	m.timed("produce one record to each", func() { m.produceAll("first") })
+	m.settled("one record in each")
+	m.restart("one record in each, stopped", m.stop)
+	m.settled("restarted, one record in each, not read")
+	m.timed("list the ends of all", func() { m.ends(1) })
+	m.settled("ends listed")
+	m.timed("read all", func() { m.readAll(1) })
+	m.settled("all read")
+	m.restart("one record in each, killed", m.kill)
+	m.timed("read all", func() { m.readAll(1) })
+	m.timed("produce another to each", func() { m.produceAll("second") })
+	m.restart("two records in each, killed", m.kill)
+	m.readAll(2)
+	after := m.settled("all read after a kill")
+	t.Logf("%d partitions: %.1f MB above the idle broker at the end", n, float64(after-idle)/1e6)
+}
+
+// topicOf is a topic and the number of its partitions.
+type topicOf struct {
+	name       string
+	partitions int32
+}
+
+type many struct {
+	*process
+	t        *testing.T
+	topics   []topicOf
+	perTopic int
+}
+
+func (m *many) timed(what string, f func()) {
+	m.t.Helper()
+	begun := time.Now()
+	f()
+	m.t.Logf("%-44s %8.3f s", what, time.Since(begun).Seconds())
+}
+
+// restart ends the process, starts it anew and waits for a record of its own and for the answer of each partition.
+func (m *many) restart(what string, end func()) {
+	m.t.Helper()
+	m.timed(what+": end", end)
+	begun := time.Now()
+	m.start()
+	ready := time.Since(begun)
+	m.t.Logf("%-44s %8.3f s", what+": ready", ready.Seconds())
+}
+
+func (m *many) createAll() {
+	m.t.Helper()
+	adm := kadm.NewClient(m.client())
+	for _, topic := range m.topics {
+		r, err := adm.CreateTopic(m.ctx, topic.partitions, 1, nil, topic.name)
+		must(m.t, err)
+		must(m.t, r.Err)
+	}
+}
+
+// ends checks that every partition answers, and with this end.
+func (m *many) ends(want int64) {
+	m.t.Helper()
+	adm := kadm.NewClient(m.client())
+	for _, topic := range m.topics {
+		ends, err := adm.ListEndOffsets(m.ctx, topic.name)
+		must(m.t, err)
+		must(m.t, ends.Error())
+		got := 0
+		ends.Each(func(o kadm.ListedOffset) {
+			got++
+			if o.Offset != want {
+				m.t.Errorf("%s-%d ends at %d, not %d", o.Topic, o.Partition, o.Offset, want)
+			}
+		})
+		if got != int(topic.partitions) {
+			m.t.Errorf("%s: %d partitions answered, not %d", topic.name, got, topic.partitions)
+		}
+	}
+}
+
+// produceAll writes one record to each partition.
+func (m *many) produceAll(round string) {
+	m.t.Helper()
+	c := m.client(kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MaxBufferedRecords(20_000), kgo.ProducerLinger(5*time.Millisecond))
+	defer c.Close()
+	failed := make(chan error, 1)
+	for _, topic := range m.topics {
+		for i := range topic.partitions {
+			value := fmt.Sprintf("%s %s-%d", round, topic.name, i)
+			c.Produce(m.ctx, &kgo.Record{Topic: topic.name, Partition: i, Value: []byte(value)}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					select {
+					case failed <- err:
+					default:
+					}
+				}
+			})
+		}
+	}
+	must(m.t, c.Flush(m.ctx))
+	select {
+	case err := <-failed:
+		m.t.Fatal(err)
+	default:
+	}
+}
+
+// readAll reads each partition from its first record on and checks that it has exactly what was written.
+func (m *many) readAll(rounds int) {
+	m.t.Helper()
+	for _, topic := range m.topics {
+		m.readTopic(topic, rounds)
+	}
+}
+
+func (m *many) readTopic(topic topicOf, rounds int) {
+	m.t.Helper()
+	from := map[int32]kgo.Offset{}
+	for i := range topic.partitions {
+		from[i] = kgo.NewOffset().At(0)
+	}
+	c := m.client(kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{topic.name: from}))
+	defer c.Close()
+	next := make([]int64, topic.partitions)
+	for got := 0; got < int(topic.partitions)*rounds; {
+		fs := c.PollFetches(m.ctx)
+		must(m.t, fs.Err())
+		fs.EachRecord(func(r *kgo.Record) {
+			round := [...]string{"first", "second"}[min(r.Offset, 1)]
+			if want := fmt.Sprintf("%s %s-%d", round, topic.name, r.Partition); string(r.Value) != want || r.Offset != next[r.Partition] {
+				m.t.Fatalf("%s-%d has %q at offset %d, not %q at %d", r.Topic, r.Partition, r.Value, r.Offset, want, next[r.Partition])
+			}
+			next[r.Partition]++
+			got++
+		})
+	}
+}
+
+// settled prints what the process holds, and returns its resident bytes once they do not fall any more.
+func (m *many) settled(what string) int64 {
+	m.t.Helper()
+	if os.Getenv("PARTITIONS") == "" || runtime.GOOS != "linux" {
+		return 0
+	}
+	time.Sleep(2 * time.Second)
+	asked := m.resident()
+	figures := m.metrics("go_goroutines", "process_open_fds", "go_memstats_heap_inuse_bytes", "go_memstats_heap_alloc_bytes")
+	m.t.Logf("%-44s %8.1f MB resident, heap %.1f in use, %.1f allocated; %.0f goroutines, %.0f files", what, float64(asked)/1e6,
+		figures[2]/1e6, figures[3]/1e6, figures[0], figures[1])
+	if dir := os.Getenv("PROFILES"); dir != "" {
+		m.profile("heap?gc=1", filepath.Join(dir, strings.ReplaceAll(what, " ", "-")+".heap"))
+	}
+	return asked
+}
+
+// resident is VmRSS.
+func (m *many) resident() int64 {
+	m.t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
+	must(m.t, err)
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var kb int64
+		if _, err := fmt.Sscanf(lines.Text(), "VmRSS: %d kB", &kb); err == nil {
+			return kb << 10
+		}
+	}
+	return 0
+}
+
+// metrics reads single values from /metrics.
+func (m *many) metrics(names ...string) []float64 {
+	m.t.Helper()
+	out := make([]float64, len(names))
+	body := m.get("/metrics")
+	for _, line := range strings.Split(string(body), "\n") {
+		for i, name := range names {
+			if v, ok := strings.CutPrefix(line, name+" "); ok {
+				out[i], _ = strconv.ParseFloat(v, 64)
+			}
+		}
+	}
+	return out
+}
+
+func (m *many) profile(what, file string) {
+	m.t.Helper()
+	must(m.t, os.WriteFile(file, m.get("/debug/pprof/"+what), 0o644))
+}
+
+func (m *many) get(path string) []byte {
+	m.t.Helper()
+	req, err := http.NewRequestWithContext(m.ctx, http.MethodGet, "http://"+m.http+path, nil)
+	must(m.t, err)
+	resp, err := http.DefaultClient.Do(req)
+	must(m.t, err)
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		must(m.t, errors.New(resp.Status))
+	}
+	body, err := io.ReadAll(resp.Body)
+	must(m.t, err)
+	return body
+}
