@@ -5,7 +5,7 @@ STATICCHECK_VERSION := v0.8.2
 CLIENTS := $(GO) test -tags clients -count=1 ./test/clients/
 
 .DEFAULT_GOAL := help
-.PHONY: $(shell awk -F: '/^[a-z0-9-]+:/ { print $$1 }' $(MAKEFILE_LIST))
+.PHONY: $(shell awk -F: '/^[a-z0-9-]+:/ { print $$1 }' $(MAKEFILE_LIST)) many
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ retained: ## processor time of appends and fetches with RETAINED_BYTES (default 
 
 soak: ## SOAK (default 1h) of everything that comes and goes; goroutines, descriptors and memory stay what they were; SEED chooses
 	SOAK=$${SOAK:-1h} $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./test/mission/
+
+many: ## PARTITIONS (default 10000) partitions over stops and kills: memory, and the times of stop, start, first and second record
+	PARTITIONS=$${PARTITIONS:-10000} $(GO) test -count=1 -timeout 2h -v -run '^TestManyPartitions$$' ./test/mission/
 
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'

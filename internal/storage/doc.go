@@ -1,7 +1,7 @@
 // Package storage keeps partitions as segmented, append-only logs in Kafka's own
 // file formats, and alone knows which of their bytes are durable. Its door is Dirs (the log
-// dirs of a broker: which partition is in which), Dir (one of them: identity, lock, background work, cleaning) and
-// Log (one partition: Append, Read, ReadNow, RequestFlush, Truncate, RaiseStart, lookups).
+// dirs of a broker: which partition is in which), Dir (one of them: identity, lock, background work, cleaning), Held (a partition whose
+// log is opened at its first use) and Log (one partition: Append, Read, ReadNow, RequestFlush, Truncate, RaiseStart, lookups).
 //
 // # Invariants
 //
@@ -22,7 +22,7 @@
 //	S7  An index lookup finds the batch that a scan from the first byte finds.
 //	S8  A read plan stays readable until it is released, whatever happens to the log, and
 //	    a read that meets a segment which has just left the log looks again.
-//	S9  A partition whose data was recorded and whose directory is gone is offline; it
+//	S9  A partition whose data was recorded and whose directory is gone is offline, from the start on; it
 //	    never becomes an empty log, also not in another log dir (see dirs.go).
 //	S10 Recovery removes nothing: torn tails and foreign files are set aside first. It only
 //	    finishes what was decided: files marked .deleted, .cleaned or .swap, segments below the log start.
@@ -37,6 +37,7 @@
 //	    more appends.
 //	    Before they are known, a reader gets only batches that continue each other (see batchOrder); their CRC is the client's to check.
 //	S15, S16: the journal, see journal.go.
+//	S17 A log is recovered before its first use, and what is known of it before (Held) but for S9 is a hint.
 //
 // # Files
 //

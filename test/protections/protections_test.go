@@ -74,7 +74,7 @@ var protections = []protection{
 	{"sync of all logs at the stop", "internal/storage/dir.go",
 		"err := d.fs.SyncTree(d.path) // protection: sync of all", "err := error(nil)", "./internal/storage", "TestModel$"},
 	{"sync of the manifest that a start reads", "internal/storage/manifest.go",
-		"return m, errors.Join(m.mu.file.Sync(), fsys.SyncDir(dir)) // protection: recovered manifest", "return m, nil", "./internal/storage", "TestModel$"},
+		"return m, errors.Join(m.mu.file.Sync(), fsys.SyncDir(dir)) // protection: recovered manifest", "return m, nil", "./internal/storage", "TestManifestThatWasReadIsDurable$"},
 	{"sync of the log dir before what is in it counts", "internal/storage/background.go",
 		"if err := d.fs.SyncTree(d.path); err != nil { // protection: sync at the start", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
 	{"has data", "internal/storage/held.go",
