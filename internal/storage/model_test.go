@@ -287,7 +287,7 @@ func (m *model) openLog() (*Log, error) {
 	stopped := m.stopped
 	m.stopped = nil
 	if m.late == nil {
-		m.late = rand.New(rand.NewPCG(uint64(m.id[2]), 11)) // its own, so that a seed means the same operations
+		m.late = rand.New(rand.NewPCG(uint64(m.id[2]), 14)) // its own, so that a seed means the same operations
 	}
 	if m.late.IntN(3) == 0 {
 		return m.dir.OpenLog(modelTP, m.id, m.cfg, func() {})
