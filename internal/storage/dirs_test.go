@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -638,5 +639,81 @@ func runDirsModel(t *testing.T, rnd *rand.Rand) {
 			_ = ds.Close()
 		}
 		mem = next
+	}
+}
+
+// TestDirsHoldUnopened: partitions of several log dirs that nobody opens count where they are, are found there again after a kill, and are
+// recovered there.
+func TestDirsHoldUnopened(t *testing.T) {
+	cfg := testConfig()
+	hold := func(ds *Dirs, n int) []*Held {
+		t.Helper()
+		held := make([]*Held, n)
+		for i := range held {
+			held[i] = &Held{}
+			if err := ds.Hold(held[i], tpOf(i), testID, wire.UUID{}, &cfg, &committer{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return held
+	}
+	for _, cleanly := range []bool{false, true} {
+		mem := vfs.NewMem()
+		ds, _ := openDirs(t, mem, "/m/a", "/m/b")
+		first := hold(ds, 6)
+		for _, d := range ds.All() {
+			if n := d.logCount(); n != 3 {
+				t.Errorf("%s has %d partitions", d.path, n)
+			}
+		}
+		if n := len(ds.TakePlacements()); n != 6 {
+			t.Errorf("%d placements were told", n)
+		}
+		for i, h := range first {
+			l, err := h.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			fillLog(t, h.Dir(), l, 2+i)
+		}
+		toRecover := 6
+		if cleanly {
+			ds.mustClose(t)
+			mem, toRecover = mem.Clone(), 0
+		} else {
+			killed := mem.Clone()
+			ds.Close()
+			mem = killed
+		}
+		ds, _ = openDirs(t, mem, "/m/b", "/m/a")
+		held := hold(ds, 5)
+		for i, h := range held {
+			if h.Dir().path != first[i].Dir().path || h.Log() != nil {
+				t.Errorf("partition %d is in %s, was in %s; open: %v", i, h.Dir().path, first[i].Dir().path, h.Log() != nil)
+			}
+		}
+		if found, err := ds.Strays(); err != nil || len(found) != 1 || found[0].TopicPartition != tpOf(5) {
+			t.Errorf("strays: %+v, %v", found, err)
+		}
+		more := &Held{}
+		if err := ds.Hold(more, tpOf(5), testID, wire.UUID{}, &cfg, &committer{}); err != nil {
+			t.Fatal(err)
+		}
+		ds.Recover()
+		for !ds.Recovery().Ended {
+			runtime.Gosched()
+		}
+		if s := ds.Recovery(); s.Total != toRecover || s.Done != toRecover {
+			t.Errorf("recovery: %+v, want %d", s, toRecover)
+		}
+		for i, h := range append(held, more) {
+			if open := h.Log() != nil; open != (toRecover > 0) {
+				t.Errorf("partition %d: open is %v", i, open)
+			}
+			if l, err := h.Open(); err != nil || l.End() != int64(2+i) {
+				t.Errorf("partition %d: %v", i, err)
+			}
+		}
+		ds.mustClose(t)
 	}
 }

@@ -435,7 +435,7 @@ func (m *manifest) apply(body []byte) error {
 	default:
 		return fmt.Errorf("record of kind %d, which this version does not know", kind[0])
 	}
-	e.changed()
+	e.changed() // protection: a rest ends with the next record
 	return r.err
 }
 

@@ -224,7 +224,7 @@ func (s *scrubber) resting(h *Held) (good bool, err error) {
 	w := &walk{file: polite, size: pt.pos, next: pt.segment, limit: pt.offset, gaps: e.cleaned().gaps, epoch: known.at}
 	good = true
 	err = w.run(func(record.Header, int64) error { return nil }, func(Damage) error {
-		good = false
+		good = false // protection: scrub of what nobody opens
 		return nil
 	})
 	polite.drop()
