@@ -1,8 +1,12 @@
 package vfs
 
-import "path"
+import (
+	"errors"
+	"io/fs"
+	"path"
+)
 
-// syncTree is SyncTree where the platform has no call for it.
+// syncTree is SyncTree where the platform has no call for it. What is removed or renamed by others meanwhile is left out.
 func syncTree(fsys FS, dir string) error {
 	infos, err := fsys.ReadDir(dir)
 	if err != nil {
@@ -15,7 +19,7 @@ func syncTree(fsys FS, dir string) error {
 		} else {
 			err = syncNamed(fsys, name)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

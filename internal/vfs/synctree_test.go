@@ -31,3 +31,24 @@ func TestSyncTree(t *testing.T) {
 		}
 	}
 }
+
+// TestSyncTreeAmongOthers: a file and a directory that others remove while it is at work are no failure.
+func TestSyncTreeAmongOthers(t *testing.T) {
+	m := NewMem()
+	check(t, m.MkdirAll("/d/b"))
+	for _, name := range []string{"/d/1", "/d/2", "/d/b/3"} {
+		put(t, m, name, "of "+name)
+	}
+	fsys := NewFault(m, func(op Op) error {
+		if op.Kind == OpSync && op.Name == "/d/1" {
+			for _, name := range []string{"/d/2", "/d/b/3", "/d/b"} {
+				check(t, m.Remove(name))
+			}
+		}
+		return nil
+	})
+	check(t, syncTree(fsys, "/d"))
+	if _, err := m.Stat("/d/2"); err == nil {
+		t.Error("nothing was removed")
+	}
+}

@@ -89,7 +89,7 @@ type FS interface {
 	Remove(name string) error     // a file or an empty directory
 	SyncDir(dir string) error
 	// SyncTree is Sync of every file and SyncDir of every directory in dir, in one call where the
-	// platform can; it may make more durable than that.
+	// platform can; it may make more durable than that. Others may work in dir meanwhile: what they rename or remove then is theirs to sync.
 	SyncTree(dir string) error
 	// SetModTime makes t the time of a file's last change. It is a hint: nothing makes it durable.
 	SetModTime(name string, t time.Time) error
