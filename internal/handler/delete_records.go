@@ -40,7 +40,7 @@ func deleteBefore(rc *requestContext, topic string, index int32, offset int64) (
 	case isInternal(topic):
 		return -1, wire.InvalidTopicException
 	}
-	p, err := rc.table.o.Partitions.Lookup(topic, wire.UUID{}, index)
+	p, err := rc.table.lookup(topic, wire.UUID{}, index)
 	if err != nil {
 		return -1, err
 	}

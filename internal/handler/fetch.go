@@ -318,7 +318,7 @@ func (c *fetchCall) readOne(r *fetchResult, t *fetchTarget, left int, minOne boo
 	if c.session != nil {
 		p, r.err = c.session.hold(t, c.rc.table.o.Partitions)
 	} else {
-		p, r.err = c.rc.table.o.Partitions.Lookup(t.topic, t.id, t.index)
+		p, r.err = c.rc.table.lookup(t.topic, t.id, t.index)
 	}
 	if r.err != nil {
 		return

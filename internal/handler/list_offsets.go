@@ -99,7 +99,7 @@ func listOffset(rc *requestContext, topic string, want *kmsg.ListOffsetsRequestT
 			return partition.Offset{}, wire.UnsupportedVersion
 		}
 	}
-	p, err := rc.table.o.Partitions.Lookup(topic, wire.UUID{}, want.Partition)
+	p, err := rc.table.lookup(topic, wire.UUID{}, want.Partition)
 	if err != nil {
 		return partition.Offset{}, err
 	}

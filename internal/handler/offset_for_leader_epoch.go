@@ -36,7 +36,7 @@ func epochEnd(rc *requestContext, topic string, want *kmsg.OffsetForLeaderEpochR
 	if !rc.allowed(topic) {
 		return -1, -1, wire.TopicAuthorizationFailed
 	}
-	p, err := rc.table.o.Partitions.Lookup(topic, wire.UUID{}, want.Partition)
+	p, err := rc.table.lookup(topic, wire.UUID{}, want.Partition)
 	if err != nil {
 		return -1, -1, err
 	}

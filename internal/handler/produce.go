@@ -136,7 +136,7 @@ func (t *Table) prepare(rc *requestContext, req *wire.ProduceRequest) {
 	for i := range req.Topics {
 		topic := &req.Topics[i]
 		for j := range topic.Partitions {
-			p, err := t.o.Partitions.Lookup(topic.Name, topic.ID, topic.Partitions[j].Index)
+			p, err := t.lookup(topic.Name, topic.ID, topic.Partitions[j].Index)
 			if err == nil && p.Fresh() && t.mayProduce(rc, p) == nil {
 				fresh = append(fresh, p)
 			}
@@ -161,7 +161,7 @@ func (t *Table) mayProduce(rc *requestContext, p *partition.Partition) error {
 
 // stage checks one batch, which Settle appends.
 func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.ProduceTopic, part *wire.ProducePartition, now time.Time, out *producedPart) error {
-	p, err := t.o.Partitions.Lookup(topic.Name, topic.ID, part.Index)
+	p, err := t.lookup(topic.Name, topic.ID, part.Index)
 	if req.Acks < -1 || req.Acks > 1 {
 		return fmt.Errorf("acks is %d, allowed are -1, 0 and 1: %w", req.Acks, wire.InvalidRequiredAcks)
 	}

@@ -1,9 +1,12 @@
 package handler
 
 import (
+	"errors"
+	"fmt"
 	"slices"
 
 	"moldau/internal/metadata"
+	"moldau/internal/partition"
 	"moldau/internal/wire"
 )
 
@@ -165,4 +168,22 @@ func split[T any, K comparable](items []T, key func(*T) K) (once, twice []T) {
 		}
 	}
 	return once, twice
+}
+
+// lookup is Manager.Lookup. Of a partition that the metadata has and that is not served here yet it says ErrNotLeader: a topic that was
+// created a moment ago. Clients look for its leader again then, and give up less soon than where a topic is unknown.
+func (t *Table) lookup(topic string, id wire.UUID, index int32) (*partition.Partition, error) {
+	p, err := t.o.Partitions.Lookup(topic, id, index)
+	if !errors.Is(err, partition.ErrUnknown) && !errors.Is(err, partition.ErrUnknownID) {
+		return p, err
+	}
+	im := t.o.Cluster.Image()
+	known := im.Topic(topic)
+	if !id.IsZero() {
+		known = im.TopicByID(id)
+	}
+	if known == nil || index < 0 || int(index) >= len(known.Partitions) {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s-%d is not served yet: %w", known.Name, index, partition.ErrNotLeader)
 }
