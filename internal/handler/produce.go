@@ -54,13 +54,19 @@ func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error
 	c.rc = rc
 	now := time.Now()
 	c.deadline = now.Add(c.req.Timeout)
-	t.prepare(&c.rc, &c.req)
 	for i := range c.req.Topics {
 		topic := &c.req.Topics[i]
 		for j := range topic.Partitions {
-			c.parts = append(c.parts, producedPart{})
-			part := &c.parts[len(c.parts)-1]
-			part.err = t.stage(&c.rc, &c.req, topic, &topic.Partitions[j], now, part)
+			p, err := t.lookup(topic.Name, topic.ID, topic.Partitions[j].Index)
+			c.parts = append(c.parts, producedPart{p: p, err: err})
+		}
+	}
+	t.prepare(c)
+	parts := c.parts
+	for i := range c.req.Topics {
+		for j := range c.req.Topics[i].Partitions {
+			parts[0].err = t.stage(&c.rc, &c.req, c.req.Topics[i].Partitions[j].Records, now, &parts[0])
+			parts = parts[1:]
 		}
 	}
 	state := stateOf(rc.conn)
@@ -128,18 +134,14 @@ func (b *burst) append() {
 }
 
 // prepare has the partitions that get their first record made ready together.
-func (t *Table) prepare(rc *requestContext, req *wire.ProduceRequest) {
-	if req.Acks < -1 || req.Acks > 1 || req.TransactionalID != nil {
+func (t *Table) prepare(c *produceCall) {
+	if c.req.Acks < -1 || c.req.Acks > 1 || c.req.TransactionalID != nil {
 		return
 	}
 	var fresh []*partition.Partition
-	for i := range req.Topics {
-		topic := &req.Topics[i]
-		for j := range topic.Partitions {
-			p, err := t.lookup(topic.Name, topic.ID, topic.Partitions[j].Index)
-			if err == nil && p.Fresh() && t.mayProduce(rc, p) == nil {
-				fresh = append(fresh, p)
-			}
+	for i := range c.parts {
+		if p := c.parts[i].p; c.parts[i].err == nil && p.Fresh() && t.mayProduce(&c.rc, p) == nil {
+			fresh = append(fresh, p)
 		}
 	}
 	if len(fresh) > 1 {
@@ -159,22 +161,22 @@ func (t *Table) mayProduce(rc *requestContext, p *partition.Partition) error {
 	return nil
 }
 
-// stage checks one batch, which Settle appends.
-func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.ProduceTopic, part *wire.ProducePartition, now time.Time, out *producedPart) error {
-	p, err := t.lookup(topic.Name, topic.ID, part.Index)
+// stage checks one batch, which Settle appends. part has the partition, or why there is none.
+func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, records []byte, now time.Time, part *producedPart) error {
 	if req.Acks < -1 || req.Acks > 1 {
 		return fmt.Errorf("acks is %d, allowed are -1, 0 and 1: %w", req.Acks, wire.InvalidRequiredAcks)
 	}
 	if req.TransactionalID != nil {
 		return partition.ErrTransactional
 	}
-	if err != nil {
-		return err
+	if part.err != nil {
+		return part.err
 	}
+	p := part.p
 	if err := t.mayProduce(rc, p); err != nil {
 		return err
 	}
-	batch, err := oneBatch(part.Records)
+	batch, err := oneBatch(records)
 	if err != nil {
 		return err
 	}
@@ -182,8 +184,7 @@ func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, topic *wire.
 	if t.resolved(t.o.Cluster.Image()).trusts {
 		o.HeaderOnly = stateOf(rc.conn).trusts() && !isInternal(p.TopicPartition().Topic)
 	}
-	out.p = p
-	return p.Prepare(&out.staged, batch, o)
+	return p.Prepare(&part.staged, batch, o)
 }
 
 // adminClientID is the client id with which Kafka lets internal topics be written.

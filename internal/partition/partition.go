@@ -273,9 +273,6 @@ func (p *Partition) Append(b record.Batch, o AppendOptions) (Appended, error) {
 	return s.At, s.Err
 }
 
-// maxTogether batches are given to the log at once.
-const maxTogether = 8
-
 // Staged is a batch on its way into the log: Prepare has checked it, AppendAll says where it is.
 type Staged struct {
 	batch record.Batch
@@ -311,7 +308,7 @@ func (p *Partition) AppendAll(staged []*Staged) {
 		}
 		return
 	}
-	var room [maxTogether]storage.Entry
+	var room [storage.MaxTogether]storage.Entry // as many as the log writes at once
 	s, end := p.settings.Load(), int64(0)
 	for len(staged) > 0 {
 		some := room[:min(len(staged), len(room))]

@@ -89,7 +89,7 @@ type Dir struct {
 	pool        *descriptors
 	indexes     *indexCache
 	buffers     buffers
-	vecs        sync.Pool // of *[maxTogether][]byte, for one write of several batches
+	vecs        sync.Pool // of *[MaxTogether][]byte, for one write of several batches
 	cold        *coldQueue
 
 	durable       atomic.Bool // everything that was in the log dir at the start is
@@ -435,9 +435,7 @@ func (d *Dir) startPoints() {
 			d.mu.Unlock()
 			before := l.Flushed()
 			err := l.savePoint()
-			if err != nil || l.Flushed() != before {
-				l.flushed() // a point flushes too, and then the flusher finds nothing to tell
-			}
+			l.tellFlushed(before, err) // a point flushes too, and then the flusher finds nothing to tell
 			if err != nil && !errors.Is(err, ErrClosed) && !errors.Is(err, ErrOffline) {
 				d.log.Warn("the recovery point of a log could not be written; a restart reads more of it",
 					"partition", l.tp.String(), "error", err)

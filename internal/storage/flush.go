@@ -88,9 +88,7 @@ func (f *flusher) syncLocked(queue *[]*Log) {
 	f.mu.Unlock()
 	before := l.Flushed()
 	err := l.flush()
-	if err != nil || l.Flushed() != before {
-		l.flushed() // also after a failure: whoever waits must learn of the fence
-	}
+	l.tellFlushed(before, err)
 	f.mu.Lock()
 	f.doneLocked(l, err == nil)
 }

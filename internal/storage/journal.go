@@ -226,9 +226,7 @@ func (j *journal) startDrain(f *journalFile) {
 		syncs.Go(func() error {
 			before := l.Flushed()
 			err := l.flush() // protection: journal drain
-			if err != nil || l.Flushed() != before {
-				l.flushed()
-			}
+			l.tellFlushed(before, err)
 			if errors.Is(err, ErrClosed) { // a log that was closed was synced, and one that was deleted is not replayed
 				return nil
 			}

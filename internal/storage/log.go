@@ -228,8 +228,8 @@ func (l *Log) AppendAll(entries []Entry) {
 	}
 }
 
-// maxTogether is how many batches one write takes: as many as a system call takes without garbage.
-const maxTogether = 8
+// MaxTogether is how many batches one write takes: as many as a system call takes without garbage.
+const MaxTogether = 8
 
 // appendLocked appends the first entry, and those behind it that can share its write. It returns how many it has dealt with.
 func (l *Log) appendLocked(entries []Entry) int {
@@ -239,7 +239,7 @@ func (l *Log) appendLocked(entries []Entry) int {
 		return 1
 	}
 	pos, n := seg.size.Load(), 1
-	for end := pos + int64(entries[0].Batch.Size()); n < min(len(entries), maxTogether) && l.followsLocked(entries, n, seg, end); n++ {
+	for end := pos + int64(entries[0].Batch.Size()); n < min(len(entries), MaxTogether) && l.followsLocked(entries, n, seg, end); n++ {
 		end += int64(entries[n].Batch.Size())
 	}
 	entries = entries[:n]
@@ -335,9 +335,9 @@ func (l *Log) writeLocked(seg *segment, entries []Entry, pos int64) error {
 	if len(entries) == 1 {
 		_, err = f.WriteAt(entries[0].Batch, pos)
 	} else {
-		v, _ := l.dir.vecs.Get().(*[maxTogether][]byte)
+		v, _ := l.dir.vecs.Get().(*[MaxTogether][]byte)
 		if v == nil {
-			v = new([maxTogether][]byte)
+			v = new([MaxTogether][]byte)
 		}
 		for i := range entries {
 			v[i] = entries[i].Batch
@@ -645,6 +645,14 @@ func (l *Log) flush() error {
 		}
 	}
 	return nil
+}
+
+// tellFlushed tells the owner after a flush that ended with err, if it raised Flushed above before. Also after a failure: whoever
+// waits must learn of the fence.
+func (l *Log) tellFlushed(before int64, err error) {
+	if err != nil || l.Flushed() != before {
+		l.flushed()
+	}
 }
 
 // tailState says what a log has for the journal.
