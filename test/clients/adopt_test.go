@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -26,18 +25,8 @@ func TestAdoptKafka(t *testing.T) {
 	if targetKafka {
 		t.Skip("it starts both brokers itself")
 	}
-	dir := filepath.Join(t.TempDir(), "kafka")
-	addr := freeAddr(t)
-	_, port, err := net.SplitHostPort(addr)
-	must(t, err)
-	run(t, startPatience, nil, launcher(), "server", "start", port, dir)
-	stopped := false
-	defer func() {
-		if !stopped {
-			run(t, stopPatience, nil, launcher(), "server", "stop", dir)
-		}
-	}()
-	b := &broker{t: t, addr: addr}
+	k := startKafka(t)
+	b, dir, addr := k.broker, k.dir, k.addr
 	b.createTopic("orders", 3, "segment.ms=1000")
 	b.createTopic("trimmed", 1)
 	b.createTopic("empty", 2)
@@ -55,15 +44,14 @@ func TestAdoptKafka(t *testing.T) {
 	adm := kadm.NewClient(b.client())
 	upTo := kadm.Offsets{}
 	upTo.Add(kadm.Offset{Topic: "trimmed", Partition: 0, At: 2})
-	_, err = adm.DeleteRecords(deadline(t, time.Minute), upTo)
+	_, err := adm.DeleteRecords(deadline(t, time.Minute), upTo)
 	must(t, err)
 	want, wantIDs := everything(t, b), topicIDs(t, b)
 	kcat := func(b *broker, topic string) string {
 		return run(t, toolPatience, nil, "kcat", "-b", b.addr, "-C", "-t", topic, "-o", "beginning", "-e", "-q", "-f", "%p %o %T %k %s\n").stdout
 	}
 	wantKcat := sortedLines(kcat(b, "orders"))
-	stopped = true
-	run(t, stopPatience, nil, launcher(), "server", "stop", dir)
+	k.stop()
 
 	bin, err := moldau()
 	must(t, err)
@@ -155,11 +143,7 @@ func TestAdoptRefusesARunningKafka(t *testing.T) {
 	if targetKafka {
 		t.Skip("it starts Kafka itself")
 	}
-	dir := filepath.Join(t.TempDir(), "kafka")
-	_, port, err := net.SplitHostPort(freeAddr(t))
-	must(t, err)
-	run(t, startPatience, nil, launcher(), "server", "start", port, dir)
-	defer run(t, stopPatience, nil, launcher(), "server", "stop", dir)
+	dir := startKafka(t).dir
 	bin, err := moldau()
 	must(t, err)
 	r, err := try(t, toolPatience, nil, bin, "log", "adopt", "--config", filepath.Join(dir, "server.properties"), filepath.Join(dir, "data"))

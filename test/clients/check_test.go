@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,19 +121,8 @@ func TestCheckKafka(t *testing.T) {
 	if targetKafka {
 		t.Skip("it starts Apache Kafka itself")
 	}
-	dir := filepath.Join(t.TempDir(), "kafka")
-	data := filepath.Join(dir, "data")
-	addr := freeAddr(t)
-	_, port, err := net.SplitHostPort(addr)
-	must(t, err)
-	run(t, startPatience, nil, launcher(), "server", "start", port, dir)
-	stopped := false
-	defer func() {
-		if !stopped {
-			run(t, stopPatience, nil, launcher(), "server", "stop", dir)
-		}
-	}()
-	b := &broker{t: t, addr: addr}
+	k := startKafka(t)
+	b, data := k.broker, filepath.Join(k.dir, "data")
 	writeAllKinds(t, b, data)
 	want := allCommitted(t, b)
 	running, _ := logCheck(t, data)
@@ -143,8 +131,7 @@ func TestCheckKafka(t *testing.T) {
 			t.Errorf("while Kafka runs: %+v", f)
 		}
 	}
-	stopped = true
-	run(t, stopPatience, nil, launcher(), "server", "stop", dir)
+	k.stop()
 
 	all, code := logCheck(t, data)
 	for _, f := range all {
@@ -205,8 +192,7 @@ func TestCheckKafka(t *testing.T) {
 	if all, code = logCheck(t, data); code != 0 {
 		t.Errorf("repaired: exit %d %+v", code, all)
 	}
-	run(t, startPatience, nil, launcher(), "server", "start", port, dir)
-	stopped = false
+	k.start()
 	if got := allCommitted(t, b); !slices.Equal(got, want) {
 		t.Errorf("Kafka reads\n%v\nbefore it was\n%v", got, want)
 	}

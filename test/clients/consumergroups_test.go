@@ -46,17 +46,7 @@ func toolConsumerConsole(t *testing.T, b *broker) {
 			got = append(got, strings.TrimSpace(l))
 		}
 	}
-	var want []string
-	for p := range partitions {
-		for i := range each {
-			want = append(want, fmt.Sprintf("Partition:%d\tOffset:%d\t%d/%d", p, i, p, i))
-		}
-	}
-	slices.Sort(want)
-	slices.Sort(got)
-	if !slices.Equal(got, want) {
-		t.Errorf("together the consumers read\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
+	wantFilled(t, got, partitions, each)
 	wantOutput(t, "describe", tool(t, b, "consumer-groups", "--describe", "--group", group),
 		`tool-next-console +next-console +0 +10 +10 +0 +- +- +- *\n`)
 	wantOutput(t, "list", tool(t, b, "consumer-groups", "--list", "--type", "consumer", "--state"), `(?m)^tool-next-console +Consumer +Empty *$`)

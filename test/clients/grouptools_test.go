@@ -88,6 +88,22 @@ func askCommitted(t *testing.T, b *broker, group, topic string) (map[int32]int64
 	return at, err
 }
 
+// wantFilled demands what fill has written, each record once, as console consumers print it with partition and offset.
+func wantFilled(t *testing.T, got []string, partitions, each int) {
+	t.Helper()
+	var want []string
+	for p := range partitions {
+		for i := range each {
+			want = append(want, fmt.Sprintf("Partition:%d\tOffset:%d\t%d/%d", p, i, p, i))
+		}
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("together the consumers read\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func toolGroupConsole(t *testing.T, b *broker) {
 	const topic, group, partitions, each = "group-console", "tool-console", 3, 10
 	fill(t, b, topic, partitions, each, time.Now())
@@ -105,17 +121,7 @@ func toolGroupConsole(t *testing.T, b *broker) {
 			got = append(got, strings.TrimSpace(l))
 		}
 	}
-	var want []string
-	for p := range partitions {
-		for i := range each {
-			want = append(want, fmt.Sprintf("Partition:%d\tOffset:%d\t%d/%d", p, i, p, i))
-		}
-	}
-	slices.Sort(want)
-	slices.Sort(got)
-	if !slices.Equal(got, want) {
-		t.Errorf("together the consumers read\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
+	wantFilled(t, got, partitions, each)
 	wantOutput(t, "describe", tool(t, b, "consumer-groups", "--describe", "--group", group), `^\n`+
 		`GROUP +TOPIC +PARTITION +CURRENT-OFFSET +LOG-END-OFFSET +LAG +CONSUMER-ID +HOST +CLIENT-ID *\n`+
 		`tool-console +group-console +0 +10 +10 +0 +- +- +- *\ntool-console +group-console +1 +10 +10 +0 +- +- +- *\ntool-console +group-console +2 +10 +10 +0 +- +- +- *\n$`)

@@ -394,6 +394,40 @@ func try(t testing.TB, patience time.Duration, stdin io.Reader, name string, arg
 	return result{stdout.String(), stderr.String()}, err
 }
 
+// kafkaServer is Apache Kafka on a directory of its own.
+type kafkaServer struct {
+	*broker
+	dir     string
+	running bool
+}
+
+// startKafka starts one, which runs until it is stopped, or the test ends.
+func startKafka(t *testing.T) *kafkaServer {
+	t.Helper()
+	k := &kafkaServer{broker: &broker{t: t, addr: freeAddr(t)}, dir: filepath.Join(t.TempDir(), "kafka")}
+	t.Cleanup(func() {
+		if k.running {
+			k.stop()
+		}
+	})
+	k.start()
+	return k
+}
+
+func (k *kafkaServer) start() {
+	k.t.Helper()
+	_, port, err := net.SplitHostPort(k.addr)
+	must(k.t, err)
+	run(k.t, startPatience, nil, launcher(), "server", "start", port, k.dir)
+	k.running = true
+}
+
+func (k *kafkaServer) stop() {
+	k.t.Helper()
+	k.running = false
+	run(k.t, stopPatience, nil, launcher(), "server", "stop", k.dir)
+}
+
 // clip keeps a failure readable.
 func clip(s string) string {
 	const most = 6000
