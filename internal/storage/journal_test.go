@@ -382,3 +382,38 @@ func TestJournalTakesNothingBad(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestJournalRestoresNothingBelowThePoint: a kill after a compaction does not bring back bytes that were in the journal before it.
+func TestJournalRestoresNothingBelowThePoint(t *testing.T) {
+	r := newJournalRig(t, 2, 1<<20)
+	r.used()
+	l, groups := r.logs[0], r.groups()
+	cfg := l.Config()
+	cfg.CleanupCompact, cfg.RetentionAge, cfg.RetentionBytes = true, -1, -1
+	l.SetConfig(cfg)
+	for i := range 9 {
+		put(t, l, 1, fmt.Sprintf("k=%d other=%d", i, i))
+		r.flush()
+	}
+	if r.groups() == groups {
+		t.Fatal("the journal was not used")
+	}
+	roll(t, r.dir, l)
+	put(t, l, 1, "last=1")
+	r.flush()
+	if err := l.savePoint(); err != nil {
+		t.Fatal(err)
+	}
+	if stats := mustCompact(t, l, 1_000_000); stats.kept >= stats.records {
+		t.Fatalf("nothing was compacted: %+v", stats)
+	}
+	want := content(t, l)
+	old := r.dir
+	r.mem = r.mem.Clone() // kill -9
+	old.Close()
+	r.open()
+	defer r.dir.Close()
+	if got := content(t, r.logs[0]); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+}
