@@ -266,7 +266,7 @@ func (b *Broker) join(ctx context.Context, listeners []metadata.Endpoint) (err e
 	b.cluster, err = cluster.Open(ctx, cluster.Options{
 		Store: b.store, NodeID: c.NodeID(), ClusterID: id.ClusterID,
 		Listeners: listeners, Rack: c.Rack(), DirIDs: b.dirs.Online(),
-		Features: map[string]int16{"metadata.version": metadataVersion, "group.version": 1},
+		Features: controller.LatestFeatures(),
 		Policy:   handler.Policy(c), Exclusive: b.o.Store == nil, Log: b.log,
 	})
 	if err != nil {
@@ -274,9 +274,6 @@ func (b *Broker) join(ctx context.Context, listeners []metadata.Endpoint) (err e
 	}
 	return b.dirs.SetIdentity(b.cluster.ClusterID(), c.NodeID())
 }
-
-// metadataVersion is 4.3-IV0, the feature level of the peer release.
-const metadataVersion = 30
 
 // refuseOrphans refuses partition directories beside an empty store: starting would
 // make their topics disappear.
@@ -423,6 +420,12 @@ func (b *Broker) logReady(took time.Duration) {
 		args = append(args, "http", "http://"+b.httpAddrs[0].String())
 	}
 	b.log.Info("ready", args...)
+	levels, _ := b.cluster.Image().Features()
+	for _, f := range controller.FeaturesBehind(b.cluster.Image()) {
+		b.log.Info("a feature of this build is not on in this cluster: an earlier build created it, or it was switched off",
+			"feature", f.Name, "level", levels[f.Name], "latest", f.Max,
+			"toRaise", fmt.Sprintf("kafka-features.sh --bootstrap-server HOST:PORT upgrade --feature %s=%d", f.Name, f.Max))
+	}
 }
 
 // Addrs are the real addresses of the client listeners.

@@ -304,6 +304,20 @@ func (c *Cluster) alter(ctx context.Context, alterations []controller.ConfigAlte
 	})
 }
 
+// UpdateFeatures gives features other levels, all or none.
+func (c *Cluster) UpdateFeatures(ctx context.Context, updates []controller.FeatureUpdate, validateOnly bool) (wire.Code, string) {
+	why, err := decide(ctx, c, func(im *metadata.Image) (controller.Plan, *controller.Rejection) {
+		return controller.UpdateFeatures(im, c.opts.NodeID, updates, validateOnly)
+	})
+	switch {
+	case err != nil:
+		return codeOf(err), err.Error()
+	case why != nil:
+		return why.Code, why.Message
+	}
+	return wire.None, ""
+}
+
 func setTopic(r *controller.TopicResult, code wire.Code, message string) {
 	*r = controller.TopicResult{Name: r.Name, Code: code, Message: message}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"moldau/internal/controller"
 	"moldau/internal/network"
 	"moldau/internal/wire"
 )
@@ -59,13 +60,6 @@ func stateOf(c *network.Conn) *connState {
 	return s
 }
 
-// supportedFeatures are the features that this broker has, with their levels. A feature is listed
-// when it is done.
-var supportedFeatures = []kmsg.ApiVersionsResponseSupportedFeature{
-	{Name: groupVersion, MinVersion: 0, MaxVersion: 1},
-	{Name: "metadata.version", MinVersion: 7, MaxVersion: 30},
-}
-
 func startAPIVersions(t *Table, rc requestContext, body []byte) (network.Call, error) {
 	version := rc.header.Version
 	if version < rc.row.min || version > rc.row.max {
@@ -92,9 +86,9 @@ func (t *Table) apiVersions(rc *requestContext, req *kmsg.ApiVersionsRequest) *k
 		s.software, s.softwareVersion = shortened(req.ClientSoftwareName), shortened(req.ClientSoftwareVersion)
 	}
 	resp.ApiKeys = t.apis
-	for _, f := range supportedFeatures {
-		if f.MinVersion > 0 || req.Version >= 4 {
-			resp.SupportedFeatures = append(resp.SupportedFeatures, f)
+	for _, f := range controller.Features() {
+		if f.Min > 0 || req.Version >= 4 {
+			resp.SupportedFeatures = append(resp.SupportedFeatures, kmsg.ApiVersionsResponseSupportedFeature{Name: f.Name, MinVersion: f.Min, MaxVersion: f.Max})
 		}
 	}
 	levels, epoch := t.o.Cluster.Image().Features()

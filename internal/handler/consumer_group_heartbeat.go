@@ -12,18 +12,16 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"moldau/internal/controller"
 	"moldau/internal/coordinator/group"
 	"moldau/internal/coordinator/shard"
 	"moldau/internal/wire"
 )
 
-// groupVersion is the feature that says which group protocols there are: 1 is the consumer protocol.
-const groupVersion = "group.version"
-
 // consumerGroups tells whether the consumer protocol is served.
 func (t *Table) consumerGroups() bool {
 	levels, _ := t.o.Cluster.Image().Features()
-	return levels[groupVersion] >= 1 && slices.Contains(t.o.Config.List("group.coordinator.rebalance.protocols"), "consumer")
+	return levels[controller.GroupVersion] >= 1 && slices.Contains(t.o.Config.List("group.coordinator.rebalance.protocols"), "consumer")
 }
 
 func consumerGroupHeartbeat(ctx context.Context, rc *requestContext, req *kmsg.ConsumerGroupHeartbeatRequest) kmsg.Response {

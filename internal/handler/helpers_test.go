@@ -12,6 +12,7 @@ import (
 
 	"moldau/internal/cluster"
 	"moldau/internal/config"
+	"moldau/internal/controller"
 	"moldau/internal/coordinator"
 	"moldau/internal/coordinator/group"
 	"moldau/internal/coordinator/shard"
@@ -52,7 +53,7 @@ func newBrokerOn(t testing.TB, fsys vfs.FS, root string, sets ...string) *broker
 	dirID := cluster.NewUUID()
 	cl, err := cluster.Open(context.Background(), cluster.Options{
 		Store: store, NodeID: 1, DirIDs: []wire.UUID{dirID}, Policy: Policy(c), Exclusive: true,
-		Features:  map[string]int16{"metadata.version": 30, groupVersion: 1},
+		Features:  controller.LatestFeatures(),
 		Listeners: []metadata.Endpoint{{Name: "", Host: "127.0.0.1", Port: 9092, Protocol: "PLAINTEXT"}},
 	})
 	if err != nil {

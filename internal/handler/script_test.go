@@ -62,7 +62,7 @@ func on(partition int32, brokers ...int32) func(*kmsg.CreateTopicsRequestTopic) 
 
 func script(ids *topicIDs) []question {
 	var qs []question
-	for _, part := range [][]question{versionsScript(), createScript(), metadataScript(ids), partitionsScript(), describeConfigsScript(), alterConfigsScript(), describeScript(), logScript(), deleteScript()} {
+	for _, part := range [][]question{versionsScript(), createScript(), metadataScript(ids), partitionsScript(), describeConfigsScript(), alterConfigsScript(), describeScript(), logScript(), deleteScript(), featuresScript()} {
 		qs = append(qs, part...)
 	}
 	return qs
@@ -474,5 +474,47 @@ func deleteScript() []question {
 		{"delete by name and id", 6, other(kmsg.DeleteTopicsRequestTopic{Topic: ptr("three"), TopicID: [16]byte{9}}), false},
 		{"delete by nothing", 6, other(kmsg.DeleteTopicsRequestTopic{}), false},
 		{"delete by an id twice", 6, other(kmsg.DeleteTopicsRequestTopic{TopicID: [16]byte{9}}, kmsg.DeleteTopicsRequestTopic{TopicID: [16]byte{9}}), false},
+	}
+}
+
+// featuresScript is the last: what it switches off is off.
+func featuresScript() []question {
+	update := func(validateOnly bool, us ...kmsg.UpdateFeaturesRequestFeatureUpdate) *kmsg.UpdateFeaturesRequest {
+		r := kmsg.NewPtrUpdateFeaturesRequest()
+		r.FeatureUpdates, r.ValidateOnly = us, validateOnly
+		return r
+	}
+	to := func(name string, level int16, kind int8) kmsg.UpdateFeaturesRequestFeatureUpdate {
+		return kmsg.UpdateFeaturesRequestFeatureUpdate{Feature: name, MaxVersionLevel: level, UpgradeType: kind}
+	}
+	allowed := to("group.version", 0, 0)
+	allowed.AllowDowngrade = true
+	beat := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	beat.Group, beat.MemberID, beat.RebalanceTimeoutMillis, beat.SubscribedTopicNames, beat.Topics = "next", "m", 1000, []string{"three"}, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	describe := kmsg.NewPtrConsumerGroupDescribeRequest()
+	describe.Groups = []string{"next", ""}
+	return []question{
+		{"features: none", everyVersion, update(false), false},
+		{"features: unknown", everyVersion, update(false, to("no.such.version", 1, 1)), false},
+		{"features: unknown, off", 2, update(false, to("no.such.version", 0, 1)), false},
+		{"features: as it is", everyVersion, update(false, to("group.version", 1, 1)), false},
+		{"features: too high", 2, update(false, to("group.version", 2, 1)), false},
+		{"features: negative", 2, update(false, to("group.version", -1, 3)), false},
+		{"features: of no kind", 2, update(false, to("group.version", 0, 0)), false},
+		{"features: of an unknown kind", 2, update(false, to("group.version", 0, 4)), false},
+		{"features: lower by an upgrade", 2, update(false, to("group.version", 0, 1)), false},
+		{"features: lower in version 0", 0, update(false, allowed), false},
+		{"features: metadata, lower", 2, update(false, to("metadata.version", 29, 2)), false},
+		{"features: metadata, lower, unsafe", 2, update(false, to("metadata.version", 7, 3)), false},
+		{"features: metadata, too low", 2, update(false, to("metadata.version", 6, 3)), false},
+		{"features: metadata, as it is", 2, update(false, to("metadata.version", 30, 1)), false},
+		{"features: good and bad", 1, update(false, to("group.version", 0, 2), to("metadata.version", 31, 1)), false},
+		{"features: lower, validated only", 1, update(true, to("group.version", 0, 2)), false},
+		{"features: lower", 1, update(false, to("group.version", 0, 2)), true},
+		{"features: as low as it is", 2, update(false, to("group.version", 0, 2)), false},
+		{"features: higher by a downgrade", 2, update(false, to("group.version", 1, 3)), false},
+		{"heartbeat without the feature", everyVersion, beat, false},
+		{"description without the feature", everyVersion, describe, false},
+		{"features: higher", 2, update(false, to("group.version", 1, 1)), true},
 	}
 }

@@ -110,6 +110,7 @@ func rows() []row {
 		{key: kmsg.IncrementalAlterConfigs, min: 0, max: 1, needs: access{topicResource, opAlterConfigs}, start: answer(incrementalAlterConfigs)},
 		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
 		{key: kmsg.OffsetDelete, min: 0, max: 0, needs: access{groupResource, opDelete}, start: answer(offsetDelete)},
+		{key: kmsg.UpdateFeatures, min: 0, max: 2, needs: access{clusterResource, opAlter}, start: answer(updateFeatures)},
 		{key: kmsg.DescribeCluster, min: 0, max: 2, needs: access{clusterResource, opDescribe}, start: answer(describeCluster)},
 		{key: kmsg.ConsumerGroupHeartbeat, min: 0, max: 1, needs: access{groupResource, opRead}, start: answer(consumerGroupHeartbeat)},
 		{key: kmsg.ConsumerGroupDescribe, min: 0, max: 1, needs: access{groupResource, opDescribe}, start: answer(consumerGroupDescribe)},
