@@ -48,8 +48,8 @@ fuzz: ## every fuzz target for FUZZTIME (default 30s)
 kill9: ## KILLS (default 100) times kill -9 under load, nothing lost and nothing twice
 	KILLS=$${KILLS:-100} $(CLIENTS) -timeout 4h -v -run '^TestKill9$$'
 
-kill9-groups: ## KILLS (default 200) times kill -9 while members of a group join, leave and commit
-	KILLS=$${KILLS:-200} $(CLIENTS) -timeout 6h -v -run '^TestKill9Groups$$'
+kill9-groups: install-clients ## KILLS (default 200) times kill -9 while members of a group join, leave and commit; then again with both group protocols
+	KILLS=$${KILLS:-200} $(CLIENTS) -timeout 6h -v -run '^TestKill9(Consumer)?Groups$$'
 
 parity: install-clients ## members of groups with seven clients, against Apache Kafka and Moldau side by side
 	PARITY=live $(CLIENTS) -timeout 30m -v -run '^TestGroupsParity$$'
