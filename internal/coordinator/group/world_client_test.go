@@ -18,21 +18,62 @@ const (
 	clientStopped
 )
 
+// process is what simulated clients of both protocols have in common: what they know of their membership, and a life, which their
+// requests do not outlive.
+type process struct {
+	w        *world
+	n        int
+	group    string
+	instance *string
+	life     int // callbacks of an earlier life are ignored
+	state    clientState
+	id       string
+	epoch    int32 // or generation
+	frozenMs int64 // the longest time that it does not run
+}
+
+func (p *process) later(ms int64, f func()) {
+	life := p.life
+	p.w.in(ms, func() {
+		if p.life == life && p.state == clientRunning {
+			f()
+		}
+	})
+}
+
+func (p *process) do(name string, timeoutMs int64, x call) {
+	life := p.life
+	done := x.done
+	x.name = fmt.Sprintf("%s of client %d (%s, %s, epoch %d)", name, p.n, p.group, p.id, p.epoch)
+	x.done = func(resp any) {
+		if p.life != life || p.state != clientRunning {
+			return
+		}
+		if !p.w.calm && p.w.rnd.IntN(60) == 0 { // frozen
+			p.later(p.w.rnd.Int64N(p.frozenMs), func() { done(resp) })
+			return
+		}
+		done(resp)
+	}
+	if check := x.check; check != nil && p.w.isNext() {
+		x.check = func(resp any, pos int) error {
+			if x.over {
+				return nil // the client has given up the connection, and hears nothing
+			}
+			return check(resp, pos)
+		}
+	}
+	p.w.call(&x, timeoutMs)
+}
+
 // client is a consumer of a simulated group. It behaves as clients do, and now and then as they should not:
 // it freezes and goes on with what it knew, dies, comes back under the same instance id, commits when it must not.
 type client struct {
-	w          *world
-	n          int
-	group      string
-	instance   *string
-	version    int16
-	life       int // callbacks of an earlier life are ignored
-	state      clientState
-	id         string
-	generation int32
-	synced     bool
-	changed    int // of its subscription
-	owns       []string
+	process
+	version int16
+	synced  bool
+	changed int // of its subscription
+	owns    []string
 }
 
 // owner is who has a place in a group: a static member's is its instance id's.
@@ -43,36 +84,10 @@ func owner(id string, instance *string) string {
 	return id
 }
 
-func (c *client) later(ms int64, f func()) {
-	life := c.life
-	c.w.in(ms, func() {
-		if c.life == life && c.state == clientRunning {
-			f()
-		}
-	})
-}
-
-func (c *client) do(name string, timeoutMs int64, x call) {
-	life := c.life
-	done := x.done
-	x.name = fmt.Sprintf("%s of client %d (%s, %s, generation %d)", name, c.n, c.group, c.id, c.generation)
-	x.done = func(resp any) {
-		if c.life != life || c.state != clientRunning {
-			return
-		}
-		if !c.w.calm && c.w.rnd.IntN(60) == 0 { // frozen
-			c.later(c.w.rnd.Int64N(40_000), func() { done(resp) })
-			return
-		}
-		done(resp)
-	}
-	c.w.call(&x, timeoutMs)
-}
-
 // start is a new process.
 func (c *client) start() {
 	c.life++
-	c.state, c.id, c.generation, c.synced, c.owns = clientRunning, "", -1, false, nil
+	c.state, c.id, c.epoch, c.synced, c.owns = clientRunning, "", -1, false, nil
 	c.join()
 	c.later(500, c.live)
 	if !c.w.calm {
@@ -185,7 +200,7 @@ func (c *client) join() {
 			}
 			switch wire.Code(r.ErrorCode) {
 			case wire.None:
-				c.id, c.generation, c.synced = r.MemberID, r.Generation, false
+				c.id, c.epoch, c.synced = r.MemberID, r.Generation, false
 				c.sync(r)
 			case wire.MemberIDRequired:
 				c.id = r.MemberID
@@ -208,7 +223,7 @@ func (c *client) join() {
 func (c *client) sync(r *kmsg.JoinGroupResponse) {
 	w := c.w
 	req := kmsg.NewPtrSyncGroupRequest()
-	req.Version, req.Group, req.MemberID, req.Generation = 2, c.group, c.id, c.generation
+	req.Version, req.Group, req.MemberID, req.Generation = 2, c.group, c.id, c.epoch
 	if c.version >= 5 {
 		req.Version, req.InstanceID = 5, c.instance
 	}
@@ -263,7 +278,7 @@ func (c *client) sync(r *kmsg.JoinGroupResponse) {
 			return nil
 		},
 		done: func(resp any) {
-			if c.generation != req.Generation || c.id != req.MemberID {
+			if c.epoch != req.Generation || c.id != req.MemberID {
 				return // it has joined again since
 			}
 			x, _ := resp.(*kmsg.SyncGroupResponse)
@@ -296,7 +311,7 @@ func (c *client) heartbeat() {
 		return
 	}
 	req := kmsg.NewPtrHeartbeatRequest()
-	req.Version, req.Group, req.MemberID, req.Generation = 2, c.group, c.id, c.generation
+	req.Version, req.Group, req.MemberID, req.Generation = 2, c.group, c.id, c.epoch
 	if c.version >= 5 {
 		req.Version, req.InstanceID = 4, c.instance
 	}
@@ -304,7 +319,7 @@ func (c *client) heartbeat() {
 		send: func(s *Shard, now shard.Time, t shard.Ticket) shard.Effects { return s.Heartbeat(now, t, req) },
 		done: func(resp any) {
 			defer next()
-			if resp == nil || c.generation != req.Generation || c.id != req.MemberID || !c.synced {
+			if resp == nil || c.epoch != req.Generation || c.id != req.MemberID || !c.synced {
 				return
 			}
 			switch wire.Code(resp.(*kmsg.HeartbeatResponse).ErrorCode) {
@@ -330,7 +345,7 @@ func (c *client) commit() {
 	if c.version >= 5 {
 		version, instance = 9, c.instance
 	}
-	c.w.commitOffsets(c.group, c.id, instance, c.generation, version, c.owns)
+	c.w.commitOffsets(c.group, c.id, instance, c.epoch, version, c.owns)
 }
 
 func (w *world) commitOffsets(group, id string, instance *string, generation int32, version int16, parts []string) {

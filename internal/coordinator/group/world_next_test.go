@@ -42,7 +42,7 @@ func (w *world) peopleNext() {
 	coop := w.rnd.IntN(2) == 0
 	groups := 1 + w.rnd.IntN(2)
 	for i := range 3 + w.rnd.IntN(4) {
-		c := &nextClient{w: w, n: i, group: fmt.Sprintf("g%d", w.rnd.IntN(groups)), old: w.kind == worldMixed && w.rnd.IntN(2) == 0, coop: coop}
+		c := &nextClient{process: process{w: w, n: i, group: fmt.Sprintf("g%d", w.rnd.IntN(groups)), frozenMs: 20_000}, old: w.kind == worldMixed && w.rnd.IntN(2) == 0, coop: coop}
 		if !c.old && w.rnd.IntN(3) == 0 {
 			id := fmt.Sprintf("i%d", w.rnd.IntN(3))
 			c.instance = &id
@@ -143,56 +143,15 @@ func (w *world) nextRecord(r shard.Record) {
 
 // nextClient is a member of either protocol, and behaves as such, but for what processes and networks do to it.
 type nextClient struct {
-	w        *world
-	n        int
-	group    string
-	instance *string
+	process
 	old      bool // speaks the classic protocol
 	coop     bool // and does not give everything back when it joins again
-	life     int
-	state    clientState
-	id       string
-	epoch    int32 // or generation
 	joined   bool
 	whole    bool // the next heartbeat says everything
 	changed  int
 	told     int // assignments
 	owns     map[hold]bool
 	reported string // what it said last that it has
-}
-
-func (c *nextClient) later(ms int64, f func()) {
-	life := c.life
-	c.w.in(ms, func() {
-		if c.life == life && c.state == clientRunning {
-			f()
-		}
-	})
-}
-
-func (c *nextClient) do(name string, timeoutMs int64, x call) {
-	life := c.life
-	done := x.done
-	x.name = fmt.Sprintf("%s of client %d (%s, %s, epoch %d)", name, c.n, c.group, c.id, c.epoch)
-	x.done = func(resp any) {
-		if c.life != life || c.state != clientRunning {
-			return
-		}
-		if !c.w.calm && c.w.rnd.IntN(60) == 0 { // frozen
-			c.later(c.w.rnd.Int64N(20_000), func() { done(resp) })
-			return
-		}
-		done(resp)
-	}
-	if check := x.check; check != nil {
-		x.check = func(resp any, pos int) error {
-			if x.over {
-				return nil // the client has given up the connection, and hears nothing
-			}
-			return check(resp, pos)
-		}
-	}
-	c.w.call(&x, timeoutMs)
 }
 
 func (c *nextClient) newID() string {

@@ -202,7 +202,7 @@ func newWorld(seed uint64, kind worldKind) *world {
 	}
 	groups := 1 + w.rnd.IntN(2)
 	for i := range 3 + w.rnd.IntN(4) {
-		c := &client{w: w, n: i, group: fmt.Sprintf("g%d", w.rnd.IntN(groups)), version: []int16{3, 5, 8, 9}[w.rnd.IntN(4)]}
+		c := &client{process: process{w: w, n: i, group: fmt.Sprintf("g%d", w.rnd.IntN(groups)), frozenMs: 40_000}, version: []int16{3, 5, 8, 9}[w.rnd.IntN(4)]}
 		if c.version >= 5 && w.rnd.IntN(3) == 0 {
 			id := fmt.Sprintf("i%d", w.rnd.IntN(3))
 			c.instance = &id
