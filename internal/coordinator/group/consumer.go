@@ -65,6 +65,12 @@ func blankMember(id string) *consumerMember {
 // settled reports whether the member has all that a target of that epoch gives it.
 func (m *consumerMember) settled(epoch int32) bool { return m.state == reconciled && m.epoch == epoch }
 
+// owes reports whether the member is to say that it has given something back, and has time for that. Those that speak the classic protocol
+// join again instead; a static member that left for a while has given back everything that it was to.
+func (m *consumerMember) owes() bool {
+	return m.classic == nil && m.state == unrevoked && len(m.revoking) > 0
+}
+
 func newConsumer() *consumer {
 	return &consumer{members: map[string]*consumerMember{}, targets: map[string]shares{}, patterns: map[string]*resolved{}, static: map[string]string{}}
 }

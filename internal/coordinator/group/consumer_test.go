@@ -109,7 +109,7 @@ func consistentConsumer(s *Shard, g *group) error {
 		}
 		if w := s.watches[watchKey{g.id, id}]; w == nil || !w.alarms[toLive].armed {
 			return fmt.Errorf("nobody looks after member %s", id)
-		} else if m.state == unrevoked && m.classic == nil && !w.alarms[toRevoke].armed {
+		} else if m.owes() && !w.alarms[toRevoke].armed {
 			return fmt.Errorf("member %s may take its time to give back", id)
 		}
 		if m.pattern != "" && c.patterns[m.pattern] == nil {

@@ -289,6 +289,50 @@ func TestRevocationTimesOut(t *testing.T) {
 	r.beatFails("b", 5, wire.UnknownMemberID)
 }
 
+// A member stays in its epoch while it gives back. A commit that was late must not overwrite what the next holder has committed.
+func TestLateCommitOfWhatAnotherHas(t *testing.T) {
+	r := newRig(t)
+	commit := func(member string, epoch, p int32, offset int64, want wire.Code) {
+		t.Helper()
+		r.code(int16(r.commit(member, epoch, "t", p, offset, func(q *kmsg.OffsetCommitRequest) { q.Topics[0].TopicID = smallID(1) })), want)
+	}
+	r.beat("a", 0, 2, "1:0,1,2,3")
+	r.beat("b", 0, 2, "-")
+	r.pass(1000)
+	r.beat("b", 2, 3, "same")
+	r.beat("a", 2, 2, "1:0,1") // to give back 2 and 3
+	r.beat("c", 0, 3, "-")
+	r.beat("d", 0, 3, "-")
+	r.pass(1000)
+	r.beat("d", 3, 5, "same")
+	r.beat("a", 2, 2, "1:0", owning("1:0,1")) // has, and is to give back 1, in the same epoch
+	r.beat("b", 3, 5, "1:2")
+	commit("b", 5, 2, 50, wire.None)
+	commit("a", 2, 2, 40, wire.StaleMemberEpoch)
+	commit("a", 2, 0, 10, wire.None)
+	commit("a", 2, 1, 11, wire.None)
+	commit("a", 2, 3, 12, wire.None) // nobody has it
+	r.fetches("t", 2, 50, smallID(1))
+}
+
+// A static member that leaves for a while has nothing to give back any more: its session decides, also after a restart.
+func TestStaticConsumerLeavesWhileItGivesBack(t *testing.T) {
+	r := newRig(t)
+	r.beat("a", 0, 2, "1:0,1,2,3", as("i"))
+	r.beat("b", 0, 2, "-")
+	r.pass(1000)
+	r.beat("b", 2, 3, "same")
+	r.beat("a", 2, 2, "1:0,1", as("i"), func(q *kmsg.ConsumerGroupHeartbeatRequest) { q.RebalanceTimeoutMillis = 5000 })
+	if a := r.beatAny("a", -2, as("i")); a.ErrorCode != 0 {
+		t.Fatalf("%+v", a)
+	}
+	r.restart()
+	r.pass(30_000)
+	r.beat("b", 3, 3, "1:2,3")
+	r.beatFails("a", 2, wire.FencedMemberEpoch, as("i")) // not unknown
+	r.beat("c", 0, 3, "1:0,1", as("i"))
+}
+
 func TestStaticConsumers(t *testing.T) {
 	r := newRig(t)
 	r.beat("a", 0, 2, "1:0,1,2,3", as("i"))
@@ -428,6 +472,8 @@ func TestOffsetsOfConsumers(t *testing.T) {
 	r.beat("b", 2, 3, "same")
 	r.beat("a", 2, 2, "1:0,1")
 	commit("a", 2, 3, wire.None) // what it is to give back it may still commit
+	commit("a", 2, 9, wire.None) // and what nobody has
+	commit("b", 3, 3, wire.StaleMemberEpoch)
 	r.beat("a", 2, 3, "same", owning("1:0,1"))
 	r.beat("b", 3, 3, "1:2,3")
 	commit("a", 2, 0, wire.None)             // it has not heard of epoch 3 yet, but has had this since

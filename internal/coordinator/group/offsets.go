@@ -220,7 +220,9 @@ func (s *Shard) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 }
 
 // mayCommit reports whether who commits is a member in its present epoch. One that has not heard of its last epoch yet may
-// commit what it already had in the epoch that it knows: nobody else can have had it since.
+// commit what it already had in the epoch that it knows: nobody else can have had it since. A member stays in its epoch while it gives
+// back; so also in that one it does not commit what another has by now. Kafka looks at the epoch only, and lets a request that was
+// late overwrite what the next holder has committed.
 func (c *consumer) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 	m := c.members[req.MemberID]
 	if m == nil {
@@ -233,8 +235,6 @@ func (c *consumer) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 	switch {
 	case m.classic == nil && req.Version < commitHasEpoch:
 		return wire.UnsupportedVersion
-	case req.Generation == m.epoch:
-		return wire.None
 	case req.Generation > m.epoch:
 		return stale
 	}
@@ -245,6 +245,12 @@ func (c *consumer) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 			epoch, ok := m.assigned.epochOf(topic.TopicID, p)
 			if !ok {
 				epoch, ok = m.revoking.epochOf(topic.TopicID, p)
+			}
+			if req.Generation == m.epoch {
+				if !ok && c.holders.held(topic.TopicID, p) { // protection: no commit of what another has
+					return stale
+				}
+				continue
 			}
 			if !ok || req.Generation < epoch { // protection: epochs of OffsetCommit
 				return stale

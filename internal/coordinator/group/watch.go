@@ -64,7 +64,7 @@ func (s *Shard) watchMember(group string, m *consumerMember, sessionMs int64) {
 		sessionMs = int64(m.classic.sessionTimeoutMs)
 	}
 	w := s.duty(group, m.id, toLive, sessionMs)
-	if m.state != unrevoked || m.classic != nil {
+	if !m.owes() {
 		s.done(group, m.id, toRevoke)
 	} else if !w.alarms[toRevoke].armed || w.epoch != m.epoch || !w.revoking.sameParts(m.revoking) {
 		w.epoch, w.revoking = m.epoch, m.revoking
@@ -80,7 +80,7 @@ func (s *Shard) watchAll(g *group) {
 	sessionMs := s.meta.settings(g.id).SessionTimeoutMs
 	for _, id := range g.consumer.order() {
 		m := g.consumer.members[id]
-		if w := s.watches[watchKey{g.id, id}]; w == nil || !w.alarms[toLive].armed || m.state == unrevoked && m.classic == nil && !w.alarms[toRevoke].armed {
+		if w := s.watches[watchKey{g.id, id}]; w == nil || !w.alarms[toLive].armed || m.owes() && !w.alarms[toRevoke].armed {
 			s.watchMember(g.id, m, sessionMs)
 		}
 	}

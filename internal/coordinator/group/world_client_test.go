@@ -71,6 +71,7 @@ func (p *process) do(name string, timeoutMs int64, x call) {
 type client struct {
 	process
 	version int16
+	joins   int
 	synced  bool
 	changed int // of its subscription
 	owns    []string
@@ -154,6 +155,8 @@ func (c *client) topics() []string {
 
 func (c *client) join() {
 	c.synced = false
+	c.joins++
+	joins := c.joins
 	req := kmsg.NewPtrJoinGroupRequest()
 	req.Version, req.Group, req.MemberID, req.InstanceID, req.ProtocolType = c.version, c.group, c.id, c.instance, consumerType
 	req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = 3000, 6000
@@ -193,6 +196,9 @@ func (c *client) join() {
 			return nil
 		},
 		done: func(resp any) {
+			if c.joins != joins {
+				return // it has joined again since
+			}
 			r, _ := resp.(*kmsg.JoinGroupResponse)
 			if r == nil {
 				c.later(100, c.join)
@@ -454,6 +460,7 @@ func (w *world) admin() {
 				delete(w.holds, h)
 			}
 		}
+		w.undos = slices.DeleteFunc(w.undos, func(u undo) bool { return u.h.topic == "t1" })
 		w.renew()
 		meta := w.meta
 		w.event(&call{name: "new metadata", send: func(s *Shard, now shard.Time, t shard.Ticket) shard.Effects {

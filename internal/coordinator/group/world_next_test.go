@@ -26,10 +26,11 @@ type hold struct {
 	p            int32
 }
 
-// undo takes back what a record did that a crash has lost.
+// undo is who had what before a record that a crash may lose.
 type undo struct {
 	pos int
-	f   func()
+	h   hold
+	by  string
 }
 
 func (w *world) isNext() bool { return w.kind != worldClassic }
@@ -88,7 +89,7 @@ func (w *world) frees(group, member string, keeps func(hold) bool) {
 	for h, by := range w.holds {
 		if h.group == group && by == member && !keeps(h) {
 			delete(w.holds, h)
-			w.undos = append(w.undos, undo{len(w.log), func() { w.holds[h] = by }})
+			w.undos = append(w.undos, undo{len(w.log), h, by})
 		}
 	}
 }
@@ -272,7 +273,23 @@ func (c *nextClient) printOwns() string {
 	return strings.Join(parts, " ")
 }
 
+// heartbeat sends one. A client that has given up a request says everything in the next, as it may have missed an answer: both may arrive.
 func (c *nextClient) heartbeat(next func()) {
+	if w := c.w; !w.calm && c.epoch != 0 && w.rnd.IntN(30) == 0 {
+		lost := c.beat()
+		lost.name = fmt.Sprintf("heartbeat of client %d (%s, %s, epoch %d, given up)", c.n, c.group, c.id, c.epoch)
+		lost.check, lost.done = nil, func(any) {}
+		w.call(&lost, 2000)
+		c.whole = true
+	}
+	x := c.beat()
+	id, epoch := c.id, c.epoch
+	x.done = func(resp any) { c.answered(id, epoch, resp, next) }
+	c.do("heartbeat", 2000, x)
+}
+
+// beat is a heartbeat as the client sends it now, without what it does with the answer.
+func (c *nextClient) beat() call {
 	w, group, id := c.w, c.group, c.id
 	req := consumerReq(id, c.epoch)
 	req.Group, req.InstanceID = group, c.instance
@@ -301,7 +318,7 @@ func (c *nextClient) heartbeat(next func()) {
 		}
 	}
 	c.reported = owns
-	c.do("heartbeat", 2000, call{once: c.epoch == 0,
+	return call{once: c.epoch == 0, single: true,
 		send: func(s *Shard, now shard.Time, t shard.Ticket) shard.Effects {
 			return s.ConsumerGroupHeartbeat(now, t, Client{ID: fmt.Sprint("c", c.n), Host: "/127.0.0.1"}, req)
 		},
@@ -325,35 +342,37 @@ func (c *nextClient) heartbeat(next func()) {
 				return fmt.Errorf("an assignment leaves before it is committed")
 			}
 			return w.told(group, id, pos, w.holdsOf(group, r.Assignment.Topics))
-		},
-		done: func(resp any) {
-			if c.id != id {
-				return
-			}
-			defer next()
-			r, _ := resp.(*kmsg.ConsumerGroupHeartbeatResponse)
-			if r == nil {
-				c.whole = true
-				return
-			}
-			if c.epoch != req.MemberEpoch {
-				return // of an earlier request
-			}
-			switch wire.Code(r.ErrorCode) {
-			case wire.None:
-				c.epoch, c.joined, c.whole = r.MemberEpoch, true, false
-				if r.Assignment != nil {
-					c.assigned(w.holdsOf(group, r.Assignment.Topics))
-				}
-			case wire.FencedMemberEpoch, wire.UnknownMemberID, wire.GroupIDNotFound, wire.GroupMaxSizeReached:
-				c.told++
-				c.epoch, c.joined, c.owns, c.reported = 0, false, map[hold]bool{}, ""
-			case wire.FencedInstanceID:
-				c.state = clientStopped
-			default:
-				c.whole = true
-			}
-		}})
+		}}
+}
+
+// answered is what the client does with the answer to a heartbeat that it sent with that id and epoch.
+func (c *nextClient) answered(id string, epoch int32, resp any, next func()) {
+	if c.id != id {
+		return
+	}
+	defer next()
+	r, _ := resp.(*kmsg.ConsumerGroupHeartbeatResponse)
+	if r == nil {
+		c.whole = true
+		return
+	}
+	if c.epoch != epoch {
+		return // of an earlier request
+	}
+	switch wire.Code(r.ErrorCode) {
+	case wire.None:
+		c.epoch, c.joined, c.whole = r.MemberEpoch, true, false
+		if r.Assignment != nil {
+			c.assigned(c.w.holdsOf(c.group, r.Assignment.Topics))
+		}
+	case wire.FencedMemberEpoch, wire.UnknownMemberID, wire.GroupIDNotFound, wire.GroupMaxSizeReached:
+		c.told++
+		c.epoch, c.joined, c.owns, c.reported = 0, false, map[hold]bool{}, ""
+	case wire.FencedInstanceID:
+		c.state = clientStopped
+	default:
+		c.whole = true
+	}
 }
 
 // holdsOf are the partitions of an answer.
@@ -503,6 +522,9 @@ func (c *nextClient) sync(j *kmsg.JoinGroupResponse) {
 					}
 				}
 				i := w.rnd.IntN(len(j.Members))
+				if w.calm && len(claims) == 1 { // else it would never come to rest
+					i = claims[0]
+				}
 				if len(claims) == 0 || len(claims) == 1 && claims[0] == i { // else whoever has it gives it back first
 					shares[i] = append(shares[i], h)
 				}
@@ -608,7 +630,7 @@ func (w *world) checkNextRest() {
 		}
 		if g := w.s.groups[c.group]; g == nil || !c.joined {
 			most := w.cfg.ConsumerMaxSize
-			if g != nil && g.classic != nil {
+			if g != nil && g.classic != nil && c.old { // a larger one is no consumer group's beginning
 				most = w.cfg.MaxSize
 			}
 			taken := slices.ContainsFunc(w.nexts, func(o *nextClient) bool {
@@ -639,7 +661,7 @@ func (w *world) checkNextRest() {
 	}
 	for h := range wanted {
 		if owned[h] == 0 && w.topics[h.topic] != (wire.UUID{}) {
-			w.fail("%v is nobody's", h)
+			w.fail("%v is nobody's\n%s", h, hardState(w.s, nil))
 		}
 	}
 }

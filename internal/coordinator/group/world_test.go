@@ -102,7 +102,8 @@ type call struct {
 	check  func(resp any, pos int) error          // when the reply leaves the server; pos is the end of the log it saw
 	done   func(resp any)                         // at the client; nil: it never came
 	over   bool
-	once   bool // it never comes twice, nor after the client has given it up
+	single bool // it never comes twice
+	once   bool // nor after the client has given it up
 }
 
 // held is a reply that waits for the high watermark.
@@ -467,7 +468,7 @@ func (w *world) call(c *call, timeoutMs int64) {
 	for i := range times {
 		c := c
 		if w.isNext() && i > 0 {
-			if c.once {
+			if c.once || c.single {
 				continue
 			}
 			lost := *c // on a connection that the client has given up
@@ -547,7 +548,8 @@ func (w *world) crash() {
 	w.log = w.log[:n]
 	w.batches = slices.DeleteFunc(w.batches, func(e int) bool { return e > n })
 	for len(w.undos) > 0 && w.undos[len(w.undos)-1].pos > n {
-		w.undos[len(w.undos)-1].f()
+		u := w.undos[len(w.undos)-1]
+		w.holds[u.h] = u.by
 		w.undos = w.undos[:len(w.undos)-1]
 	}
 	for k, pos := range w.goneAt {
