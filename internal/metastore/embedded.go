@@ -141,8 +141,10 @@ func (s *embedded) config(o EmbeddedOptions) (*embed.Config, error) {
 	cfg.InitialCluster = memberName + "=" + memberURL
 	cfg.InitialClusterToken = clusterToken
 	cfg.TickMs, cfg.ElectionMs = uint(o.Tick.Milliseconds()), uint(o.Election.Milliseconds())
-	// etcd keeps the entries since the last snapshot in memory.
-	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = 1000, 500
+	// etcd keeps the entries since the last snapshot in memory, and those to catch up with. The second number has to be well above
+	// the first: at a start etcd applies what follows the snapshot at once and then forgets what is further behind than that,
+	// and where raft has not heard of it yet (a busy machine) and begins an election, it misses the entries and ends the process.
+	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = 500, 1500 // protection: entries that raft may ask for are kept
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(10_000)
 	cfg.QuotaBackendBytes = 8 << 30
 	cfg.EnableGRPCGateway = false

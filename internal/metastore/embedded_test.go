@@ -32,6 +32,19 @@ func TestEmbeddedKeepsItsStateOverRestarts(t *testing.T) {
 	}
 }
 
+// TestEmbeddedKeepsWhatRaftMayAskFor: a start on a busy machine ended with "requested index is unavailable due to compaction": etcd had
+// forgotten entries of its log before raft had heard that they were applied. How many can follow a snapshot is at most what makes the next
+// one due, and those of one write.
+func TestEmbeddedKeepsWhatRaftMayAskFor(t *testing.T) {
+	cfg, err := (&embedded{}).config(EmbeddedOptions{Dir: t.TempDir()}.withDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.SnapshotCatchUpEntries < 2*cfg.SnapshotCount {
+		t.Errorf("a snapshot every %d entries, and only %d are kept behind what is applied", cfg.SnapshotCount, cfg.SnapshotCatchUpEntries)
+	}
+}
+
 func TestEmbeddedReportsCompaction(t *testing.T) {
 	s := openTemp(t, t.TempDir())
 	defer s.Close()
