@@ -27,8 +27,8 @@ const (
 const firstEpoch = 1
 
 // consumer is a group of the consumer protocol (KIP-848). All but the last fields is what its records say, each key for
-// itself; so it does not matter in which order they come. Members are never changed but replaced, so that a copy of the
-// maps is a copy of the group (see draft).
+// itself; so it does not matter in which order they come. Members are never changed but replaced, so that
+// one may lie over another (see draft).
 //
 // The epochs, one below the other: of the group, which rises when members, subscriptions or topics change; of
 // the target assignment, which is that group epoch for which it was made; of each member, which is that
@@ -37,11 +37,11 @@ type consumer struct {
 	group       *groupEpoch // nil: no record
 	made        *targetEpoch
 	topicRecord bool // there is a record of key 4
-	members     map[string]*consumerMember
-	targets     map[string]shares
+	members     table[*consumerMember]
+	targets     table[shares]
 	patterns    map[string]*resolved
 
-	static     map[string]string // member by instance id
+	static     table[string] // member by instance id
 	holders    holders
 	ids        []string // of the members, sorted; nil: not known
 	subscribed []string // topics, sorted; nil: not known
@@ -72,19 +72,21 @@ func (m *consumerMember) owes() bool {
 }
 
 func newConsumer() *consumer {
-	return &consumer{members: map[string]*consumerMember{}, targets: map[string]shares{}, patterns: map[string]*resolved{}, static: map[string]string{}}
+	return &consumer{patterns: map[string]*resolved{}}
 }
 
-func (c *consumer) clone() *consumer {
+// over is a consumer that begins as c and lies over it: c must not change as long as it is used.
+func (c *consumer) over() *consumer {
+	c.topics() // is known to both then
 	d := *c
-	d.members, d.targets, d.patterns, d.static = maps.Clone(c.members), maps.Clone(c.targets), maps.Clone(c.patterns), maps.Clone(c.static)
+	d.members, d.targets, d.static, d.patterns = c.members.over(), c.targets.over(), c.static.over(), maps.Clone(c.patterns)
 	d.holders = holders{below: &c.holders}
 	return &d
 }
 
 // none reports whether no record says anything.
 func (c *consumer) none() bool {
-	return c.group == nil && c.made == nil && !c.topicRecord && len(c.members)+len(c.targets)+len(c.patterns) == 0
+	return c.group == nil && c.made == nil && !c.topicRecord && c.members.len()+c.targets.len()+len(c.patterns) == 0
 }
 
 func (c *consumer) epoch() int32 {
@@ -112,12 +114,12 @@ func (c *consumer) target() targetEpoch {
 // state is the group's state in Kafka's words.
 func (c *consumer) state() string {
 	switch e := c.target().epoch; {
-	case len(c.members) == 0:
+	case c.members.len() == 0:
 		return "Empty"
 	case c.epoch() > e:
 		return "Assigning"
 	default:
-		for _, m := range c.members {
+		for _, m := range c.members.all() {
 			if !m.settled(e) {
 				return "Reconciling"
 			}
@@ -128,7 +130,7 @@ func (c *consumer) state() string {
 
 // allSettled reports whether nothing is left to do for the group's epoch.
 func (c *consumer) allSettled() bool {
-	for _, m := range c.members {
+	for _, m := range c.members.all() {
 		if !m.settled(c.epoch()) {
 			return false
 		}
@@ -139,7 +141,7 @@ func (c *consumer) allSettled() bool {
 // order is the ids of the members, sorted.
 func (c *consumer) order() []string {
 	if c.ids == nil {
-		c.ids = slices.Sorted(maps.Keys(c.members))
+		c.ids = c.members.names()
 	}
 	return c.ids
 }
@@ -148,7 +150,7 @@ func (c *consumer) order() []string {
 func (c *consumer) topics() []string {
 	if c.subscribed == nil {
 		names := map[string]struct{}{}
-		for _, m := range c.members {
+		for _, m := range c.members.all() {
 			for _, t := range m.topics {
 				names[t] = struct{}{}
 			}
@@ -171,7 +173,7 @@ func (c *consumer) subscribes(topic string) bool {
 // users counts the members that are subscribed by a pattern.
 func (c *consumer) users(pattern string) int {
 	n := 0
-	for _, m := range c.members {
+	for _, m := range c.members.all() {
 		if m.pattern == pattern {
 			n++
 		}
@@ -182,7 +184,7 @@ func (c *consumer) users(pattern string) int {
 // classicMembers counts those that speak the classic protocol.
 func (c *consumer) classicMembers() int {
 	n := 0
-	for _, m := range c.members {
+	for _, m := range c.members.all() {
 		if m.classic != nil {
 			n++
 		}
@@ -196,7 +198,7 @@ func (c *consumer) supports(protocolType string, ps []protocol) bool {
 		return false
 	}
 	return slices.ContainsFunc(ps, func(p protocol) bool {
-		for _, m := range c.members {
+		for _, m := range c.members.all() {
 			if m.classic != nil && !slices.ContainsFunc(m.classic.protocols, func(q protocol) bool { return q.name == p.name }) {
 				return false
 			}
@@ -221,7 +223,7 @@ func (c *consumer) subscriptionOf(m *consumerMember) []string {
 // decides between two ways to assign: the same names and no pattern, or one pattern and no name.
 func (c *consumer) allSame() bool {
 	var first *consumerMember
-	for _, m := range c.members {
+	for _, m := range c.members.all() {
 		switch {
 		case first == nil:
 			first = m
@@ -238,7 +240,7 @@ func (c *consumer) allSame() bool {
 // preferred is the assignor that most members ask for.
 func (c *consumer) preferred(byDefault string) string {
 	votes := map[string]int{}
-	for _, m := range c.members {
+	for _, m := range c.members.all() {
 		if m.assignor != nil {
 			votes[*m.assignor]++
 		}
@@ -253,41 +255,44 @@ func (c *consumer) preferred(byDefault string) string {
 }
 
 func (c *consumer) byInstance(instanceID string) *consumerMember {
-	id, ok := c.static[instanceID]
+	id, ok := c.static.look(instanceID)
 	if !ok {
 		return nil
 	}
-	return c.members[id]
+	return c.members.get(id)
 }
 
 // put replaces the member of old's id: old is nil for a new one, m for one that goes.
 func (c *consumer) put(old, m *consumerMember) {
 	if old != nil {
 		c.holders.release(old)
-		if old.instanceID != nil && c.static[*old.instanceID] == old.id {
-			delete(c.static, *old.instanceID)
+		if old.instanceID != nil && c.static.get(*old.instanceID) == old.id {
+			c.static.remove(*old.instanceID)
 		}
 	}
 	if m == nil {
-		delete(c.members, old.id)
+		c.members.remove(old.id)
 	} else {
-		c.members[m.id] = m
+		c.members.set(m.id, m)
 		c.holders.hold(m)
 		if m.instanceID != nil {
-			c.static[*m.instanceID] = m.id
+			c.static.set(*m.instanceID, m.id)
 		}
 	}
 	if old == nil || m == nil {
 		c.ids = nil
 	}
-	if old == nil || m == nil || old.pattern != m.pattern || !slices.Equal(old.topics, m.topics) {
+	switch {
+	case old != nil && m != nil && old.pattern == m.pattern && slices.Equal(old.topics, m.topics):
+	case old == nil && c.subscribed != nil && m.pattern == "" && !slices.ContainsFunc(m.topics, func(t string) bool { return !c.subscribes(t) }): // one more
+	default:
 		c.subscribed = nil
 	}
 }
 
 // change replaces a member by what becomes of it; without any record it is gone.
 func (c *consumer) change(id string, by func(m *consumerMember)) {
-	old := c.members[id]
+	old := c.members.get(id)
 	m := blankMember(id)
 	if old != nil {
 		*m = *old
@@ -322,9 +327,9 @@ func (c *consumer) setCurrent(id string, cur *current) {
 
 func (c *consumer) setTarget(id string, target shares, there bool) {
 	if there {
-		c.targets[id] = target
+		c.targets.set(id, target)
 	} else {
-		delete(c.targets, id)
+		c.targets.remove(id)
 	}
 }
 
@@ -341,7 +346,7 @@ func (c *consumer) setPattern(pattern string, r *resolved) {
 func (c *consumer) rebuild() {
 	c.holders = holders{}
 	for _, id := range c.order() {
-		c.holders.hold(c.members[id])
+		c.holders.hold(c.members.get(id))
 	}
 }
 

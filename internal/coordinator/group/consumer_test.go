@@ -53,17 +53,17 @@ func hardConsumer(c *consumer) string {
 	if c.made != nil {
 		fmt.Fprintf(&b, "  target %+v\n", *c.made)
 	}
-	for _, id := range sortedKeysOf(c.members) {
-		m := c.members[id]
+	for _, id := range c.members.names() {
+		m := c.members.get(id)
 		fmt.Fprintf(&b, "  member %s %v %v instance %s rack %s client %q %q topics %q pattern %q timeout %d assignor %s classic %+v\n", id, m.hasMeta, m.hasCurrent,
 			optional(m.instanceID), optional(m.rack), m.clientID, m.clientHost, m.topics, m.pattern, m.rebalanceTimeoutMs, optional(m.assignor), m.classic)
 		fmt.Fprintf(&b, "    epoch %d before %d state %d has %v gives back %v\n", m.epoch, m.previous, m.state, m.assigned, m.revoking)
-		if m.instanceID != nil && c.static[*m.instanceID] != id {
+		if m.instanceID != nil && c.static.get(*m.instanceID) != id {
 			b.WriteString("    NOT FOUND BY INSTANCE\n")
 		}
 	}
-	for _, id := range sortedKeysOf(c.targets) {
-		fmt.Fprintf(&b, "  target of %s: %v\n", id, c.targets[id])
+	for _, id := range c.targets.names() {
+		fmt.Fprintf(&b, "  target of %s: %v\n", id, c.targets.get(id))
 	}
 	for _, p := range sortedKeysOf(c.patterns) {
 		fmt.Fprintf(&b, "  pattern %s: %+v\n", p, *c.patterns[p])
@@ -77,13 +77,13 @@ func consistentConsumer(s *Shard, g *group) error {
 	if c.none() {
 		return fmt.Errorf("a consumer group without a record")
 	}
-	if t := c.target(); t.epoch > c.epoch() || len(c.members) == 0 && t.epoch != c.epoch() {
-		return fmt.Errorf("group epoch %d, target epoch %d, %d members", c.epoch(), t.epoch, len(c.members))
+	if t := c.target(); t.epoch > c.epoch() || c.members.len() == 0 && t.epoch != c.epoch() {
+		return fmt.Errorf("group epoch %d, target epoch %d, %d members", c.epoch(), t.epoch, c.members.len())
 	}
 	fresh := newConsumer()
 	static := map[string]string{}
-	for _, id := range sortedKeysOf(c.members) {
-		m := c.members[id]
+	for _, id := range c.members.names() {
+		m := c.members.get(id)
 		if m.epoch > c.target().epoch {
 			return fmt.Errorf("member %s has epoch %d, its target %d", id, m.epoch, c.target().epoch)
 		}
@@ -119,16 +119,16 @@ func consistentConsumer(s *Shard, g *group) error {
 	if !maps.Equal(fresh.holders.epochs, c.holders.epochs) && len(fresh.holders.epochs)+len(c.holders.epochs) > 0 {
 		return fmt.Errorf("holders are %v, want %v", c.holders.epochs, fresh.holders.epochs)
 	}
-	if !maps.Equal(static, c.static) {
-		return fmt.Errorf("static members are %v, want %v", c.static, static)
+	if !maps.Equal(static, maps.Collect(c.static.all())) || c.static.len() != len(static) {
+		return fmt.Errorf("static members are %v, want %v", c.static.names(), static)
 	}
 	for p := range c.patterns {
 		if c.users(p) == 0 {
 			return fmt.Errorf("pattern %q is remembered for nobody", p)
 		}
 	}
-	for id := range c.targets {
-		if c.members[id] == nil {
+	for id := range c.targets.all() {
+		if c.members.get(id) == nil {
 			return fmt.Errorf("a target for %s, who is no member", id)
 		}
 	}
@@ -231,7 +231,7 @@ func TestConsumerRecordsAreKafkas(t *testing.T) {
 		}
 		c := s.groups["g"].consumer
 		var again []byte
-		switch m := c.members["m"]; k.kind {
+		switch m := c.members.get("m"); k.kind {
 		case keyConsumer:
 			again = c.group.record("g").Value
 		case keyTargetEpoch:
@@ -239,7 +239,7 @@ func TestConsumerRecordsAreKafkas(t *testing.T) {
 		case keyConsumerMember:
 			again = m.memberMeta.record("g", "m").Value
 		case keyTarget:
-			again = targetRecord("g", "m", c.targets["m"]).Value
+			again = targetRecord("g", "m", c.targets.get("m")).Value
 		case keyCurrent:
 			again = m.current.record("g", "m").Value
 			if name == "current-without-epochs" {

@@ -434,7 +434,7 @@ func TestAssignorIsVotedFor(t *testing.T) {
 	r.beat("b", 0, 2, "-", topicNames("t", "u"))
 	r.pass(1000)
 	r.beat("b", 2, 3, "same")
-	if d := r.describeConsumer(); d.AssignorName != "range" || printShares(r.s.groups["g"].consumer.targets["b"]) != "1:2,3;2:1" {
+	if d := r.describeConsumer(); d.AssignorName != "range" || printShares(r.s.groups["g"].consumer.targets.get("b")) != "1:2,3;2:1" {
 		t.Errorf("%+v %v", d, r.s.groups["g"].consumer.targets)
 	}
 }

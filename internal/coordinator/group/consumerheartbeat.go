@@ -151,7 +151,7 @@ func (s *Shard) consumerHeartbeat(client Client, req *kmsg.ConsumerGroupHeartbea
 		return nil, why
 	}
 
-	after := d.c.members[id]
+	after := d.c.members.get(id)
 	settings := s.meta.settings(req.Group)
 	d.atEnd(func() { s.watchMember(req.Group, after, settings.SessionTimeoutMs) })
 	resp := kmsg.NewPtrConsumerGroupHeartbeatResponse()
@@ -187,7 +187,7 @@ func (s *Shard) consumerDraft(id string, joins bool) (*draft, *refusal) {
 
 // room refuses a newcomer to a full group.
 func (d *draft) room(id string) *refusal {
-	if most := d.s.cfg.ConsumerMaxSize; len(d.c.members) >= most && d.c.members[id] == nil {
+	if most := d.s.cfg.ConsumerMaxSize; d.c.members.len() >= most && d.c.members.get(id) == nil {
 		return &refusal{wire.GroupMaxSizeReached, fmt.Sprintf("The consumer group has reached its maximum capacity of %d members.", most)}
 	}
 	return nil
@@ -206,7 +206,7 @@ func (s *Shard) uuid() string {
 func (d *draft) subscriber(id string, req *kmsg.ConsumerGroupHeartbeatRequest, owned ownership) (*consumerMember, *refusal) {
 	joins := req.MemberEpoch == epochJoins
 	if req.InstanceID == nil {
-		m := d.c.members[id]
+		m := d.c.members.get(id)
 		if m == nil && !joins {
 			return nil, unknownMember(id, d.g.id)
 		}
@@ -218,7 +218,7 @@ func (d *draft) subscriber(id string, req *kmsg.ConsumerGroupHeartbeatRequest, o
 	m := d.c.byInstance(*req.InstanceID)
 	switch {
 	case joins && m == nil:
-		if m = d.c.members[id]; m == nil {
+		if m = d.c.members.get(id); m == nil {
 			m = blankMember(id)
 		}
 		return m, nil
@@ -263,7 +263,7 @@ func epochFits(m *consumerMember, epoch int32, owned ownership) *refusal {
 
 // replaceMember gives the place of the static member old, and what it had, to id.
 func (d *draft) replaceMember(old *consumerMember, id string) *consumerMember {
-	target := d.c.targets[old.id]
+	target := d.c.targets.get(old.id)
 	d.dropMember(old.id)
 	cur := old.current
 	cur.epoch, cur.previous = 0, 0
@@ -272,7 +272,7 @@ func (d *draft) replaceMember(old *consumerMember, id string) *consumerMember {
 	d.putTarget(id, target)
 	d.putCurrent(id, &cur)
 	d.atEnd(func() { d.s.unwatch(d.g.id, old.id) })
-	return d.c.members[id]
+	return d.c.members.get(id)
 }
 
 // advance brings a member's own words up to date, then the group, and then moves the member towards its target. It is one
@@ -293,7 +293,7 @@ func (d *draft) advance(before *consumerMember, meta *memberMeta, owned ownershi
 		d.retarget()
 	}
 	// A member without a target has none of this epoch; that of the last is empty.
-	if why := d.reconcile(before.id, d.c.targets[before.id], owned, changed || renewed); why != nil {
+	if why := d.reconcile(before.id, d.c.targets.get(before.id), owned, changed || renewed); why != nil {
 		return why
 	}
 	if g := d.g; g.consumer != nil && d.c.hash() == g.consumer.hash() {
@@ -329,7 +329,7 @@ func (d *draft) updateEpoch(bump bool) {
 func (d *draft) mayRetarget() bool {
 	made, now := d.c.target().madeMs, d.s.now.WallMs
 	interval := d.s.meta.settings(d.g.id).AssignmentIntervalMs
-	return made == 0 || len(d.c.members) <= 1 || now < made || now-made >= interval
+	return made == 0 || d.c.members.len() <= 1 || now < made || now-made >= interval
 }
 
 // consumerLeave ends a membership, or interrupts it: a static member may say that it will be back.
@@ -338,7 +338,7 @@ func (s *Shard) consumerLeave(req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.Co
 	if why != nil {
 		return nil, why
 	}
-	m := d.c.members[req.MemberID]
+	m := d.c.members.get(req.MemberID)
 	if req.InstanceID != nil {
 		if m = d.c.byInstance(*req.InstanceID); m == nil {
 			return nil, unknownInstance(*req.InstanceID)
@@ -374,7 +374,7 @@ func (d *draft) fence(ids ...string) {
 		return
 	}
 	for _, id := range ids {
-		pattern := d.c.members[id].pattern
+		pattern := d.c.members.get(id).pattern
 		d.dropMember(id)
 		if pattern != "" && d.c.users(pattern) == 0 {
 			d.dropPattern(pattern)
@@ -382,7 +382,7 @@ func (d *draft) fence(ids ...string) {
 		d.atEnd(func() { d.s.unwatch(d.g.id, id) })
 	}
 	d.putGroup(groupEpoch{epoch: d.c.epoch() + 1, hash: d.s.meta.hash(d.c.topics())})
-	if len(d.c.members) == 0 { // protection: an empty group has nothing to assign
+	if d.c.members.len() == 0 { // protection: an empty group has nothing to assign
 		// Kafka lets the two epochs differ.
 		d.putTargetEpoch(targetEpoch{epoch: d.c.epoch(), madeMs: d.s.now.WallMs})
 	}

@@ -74,13 +74,13 @@ func (s *Shard) DescribeConsumerGroup(now shard.Time, t shard.Ticket, group stri
 	}
 	c := g.consumer
 	r.State, r.Epoch, r.AssignmentEpoch, r.AssignorName = c.state(), c.epoch(), c.target().epoch, c.preferred(s.cfg.Assignors[0])
-	r.Members = make([]kmsg.ConsumerGroupDescribeResponseGroupMember, 0, len(c.members))
+	r.Members = make([]kmsg.ConsumerGroupDescribeResponseGroupMember, 0, c.members.len())
 	for _, id := range c.order() {
-		m := c.members[id]
+		m := c.members.get(id)
 		x := kmsg.NewConsumerGroupDescribeResponseGroupMember()
 		x.MemberID, x.InstanceID, x.RackID, x.MemberEpoch, x.ClientID, x.ClientHost = m.id, m.instanceID, m.rack, m.epoch, m.clientID, m.clientHost
 		x.SubscribedTopics, x.SubscribedTopicRegex = m.topics, &m.pattern
-		x.Assignment, x.TargetAssignment = s.described(m.assigned.with(m.revoking)), s.described(c.targets[id])
+		x.Assignment, x.TargetAssignment = s.described(m.assigned.with(m.revoking)), s.described(c.targets.get(id))
 		if x.MemberType = memberTypeConsumer; m.classic != nil {
 			x.MemberType = memberTypeClassic
 		}

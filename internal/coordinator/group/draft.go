@@ -14,7 +14,7 @@ type draft struct {
 	s    *Shard
 	g    *group
 	c    *consumer // the group's own until something changes
-	own  bool      // c is a copy
+	own  bool      // c lies over the group's
 	ends []func()  // done when the event has come to a good end
 }
 
@@ -39,7 +39,7 @@ func (s *Shard) draftOf(g *group) *draft {
 
 func (d *draft) edit() *consumer {
 	if !d.own {
-		d.c, d.own = d.c.clone(), true
+		d.c, d.own = d.c.over(), true // protection: a draft changes nothing but itself
 	}
 	return d.c
 }
@@ -108,7 +108,7 @@ func (d *draft) dropGroup() {
 	for _, m := range c.order() {
 		d.write(consumerTombstone(keyCurrent, id, m))
 	}
-	for _, m := range sortedKeysOf(c.targets) {
+	for _, m := range c.targets.names() {
 		d.write(consumerTombstone(keyTarget, id, m))
 	}
 	d.write(consumerTombstone(keyTargetEpoch, id))

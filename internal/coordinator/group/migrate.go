@@ -123,10 +123,10 @@ func claims(all []upgraded) {
 // mayDowngrade reports whether the consumer group becomes a classic one when these members leave, or if
 // replaced, when the static member among them comes back with the classic protocol.
 func (d *draft) mayDowngrade(ids []string, replaced bool) bool {
-	left, classics := len(d.c.members), d.c.classicMembers()
+	left, classics := d.c.members.len(), d.c.classicMembers()
 	for _, id := range ids {
 		left--
-		if d.c.members[id].classic != nil {
+		if d.c.members.get(id).classic != nil {
 			classics--
 		}
 	}
@@ -144,7 +144,7 @@ func (d *draft) downgrade(without []string, rebalances bool) {
 	as := newClassic(d.g) // to find the protocol
 	var members []*consumerMember
 	for _, id := range c.order() {
-		if m := c.members[id]; !slices.Contains(without, id) {
+		if m := c.members.get(id); !slices.Contains(without, id) {
 			members = append(members, m)
 			as.add(&member{id: id, protocols: m.classic.protocols}, consumerType)
 		}
@@ -216,7 +216,7 @@ func (s *Shard) joinConsumer(g *group, j *joiner) (*kmsg.JoinGroupResponse, *ref
 	var before *consumerMember
 	downgrades := false
 	if req.InstanceID == nil {
-		if before = d.c.members[id]; before == nil {
+		if before = d.c.members.get(id); before == nil {
 			before = blankMember(id)
 		}
 	} else {
@@ -254,7 +254,7 @@ func (s *Shard) joinConsumer(g *group, j *joiner) (*kmsg.JoinGroupResponse, *ref
 	if why := d.advance(before, &meta, ownership{known: true, shares: s.sharesOf(sub.owned)}); why != nil {
 		return nil, why
 	}
-	after := d.c.members[id]
+	after := d.c.members.get(id)
 	resp := kmsg.NewPtrJoinGroupResponse()
 	protocolType, name := consumerType, meta.classic.protocols[0].name
 	resp.MemberID, resp.Generation, resp.ProtocolType, resp.Protocol = id, after.epoch, &protocolType, &name
@@ -272,7 +272,7 @@ func (s *Shard) joinConsumer(g *group, j *joiner) (*kmsg.JoinGroupResponse, *ref
 
 // classicMember finds a member of a consumer group that speaks the classic protocol.
 func (c *consumer) classicMember(id string, instanceID *string) (*consumerMember, wire.Code) {
-	m := c.members[id]
+	m := c.members.get(id)
 	if instanceID != nil {
 		if m = c.byInstance(*instanceID); m != nil && m.id != id {
 			return nil, wire.FencedInstanceID
@@ -334,7 +334,7 @@ func (s *Shard) heartbeatConsumer(g *group, req *kmsg.HeartbeatRequest) wire.Cod
 
 // waits reports whether something that m is to have is still held by others.
 func (c *consumer) waits(m *consumerMember) bool {
-	target := c.targets[m.id]
+	target := c.targets.get(m.id)
 	for i := range target {
 		has := m.assigned.of(target[i].topic)
 		for _, p := range target[i].parts {
@@ -353,7 +353,7 @@ func (s *Shard) leaveConsumer(g *group, leaving []kmsg.LeaveGroupRequestMember) 
 	var ids []string
 	for i, l := range leaving {
 		code := wire.None
-		m := d.c.members[l.MemberID]
+		m := d.c.members.get(l.MemberID)
 		if l.InstanceID != nil {
 			m = d.c.byInstance(*l.InstanceID)
 		}

@@ -164,12 +164,12 @@ func TestUpgradeInTheMiddleOfARebalance(t *testing.T) {
 		if r.heartbeatAny(x, j.Generation) != wire.None {
 			j = r.joined(r.join(x, ownedSubscription()))
 		}
-		if r.s.groups["g"].consumer.members[ids[0]] != nil {
+		if r.s.groups["g"].consumer.members.get(ids[0]) != nil {
 			r.heartbeat(ids[0], g, wire.RebalanceInProgress)
 		}
 		r.beatAny("n", g+1)
 	}
-	if r.s.groups["g"].consumer.members[ids[0]] != nil {
+	if r.s.groups["g"].consumer.members.get(ids[0]) != nil {
 		t.Error("a member that never rejoined is still there")
 	}
 }

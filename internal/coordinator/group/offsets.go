@@ -224,7 +224,7 @@ func (s *Shard) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 // back; so also in that one it does not commit what another has by now. Kafka looks at the epoch only, and lets a request that was
 // late overwrite what the next holder has committed.
 func (c *consumer) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
-	m := c.members[req.MemberID]
+	m := c.members.get(req.MemberID)
 	if m == nil {
 		return wire.UnknownMemberID
 	}
@@ -343,7 +343,7 @@ func (g *group) mayFetch(req *kmsg.OffsetFetchRequestGroup) wire.Code {
 	}
 	var m *consumerMember
 	if req.MemberID != nil {
-		m = g.consumer.members[*req.MemberID]
+		m = g.consumer.members.get(*req.MemberID)
 	}
 	switch {
 	case m == nil:

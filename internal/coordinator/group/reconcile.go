@@ -45,7 +45,7 @@ func (o ownership) within(s shares) bool {
 // reconcile moves a member towards its target, as far as it and others have given back what is to go. changed tells that
 // its subscription did: then it loses at once what it is no longer subscribed to.
 func (d *draft) reconcile(id string, target shares, owned ownership, changed bool) *refusal {
-	m := d.c.members[id]
+	m := d.c.members.get(id)
 	epoch := d.c.target().epoch
 	if !changed && m.settled(epoch) {
 		return nil
@@ -182,7 +182,7 @@ func fenced(message string) *refusal { return &refusal{wire.FencedMemberEpoch, m
 func (d *draft) retarget() {
 	c := d.c
 	taken := map[topicPartition]bool{}
-	for _, target := range c.targets {
+	for _, target := range c.targets.all() {
 		for i := range target {
 			for _, p := range target[i].parts {
 				taken[topicPartition{target[i].topic, p}] = true
@@ -193,8 +193,8 @@ func (d *draft) retarget() {
 	order := slices.Clone(c.order())
 	byNames := map[string][]*TopicMetadata{} // members mostly are subscribed to the same topics
 	for _, id := range order {
-		m := c.members[id]
-		x := candidate{id: id, has: c.targets[id]}
+		m := c.members.get(id)
+		x := candidate{id: id, has: c.targets.get(id)}
 		if m.instanceID != nil {
 			x.static, x.instanceID = true, *m.instanceID
 		}
@@ -214,7 +214,7 @@ func (d *draft) retarget() {
 		a.candidates = append(a.candidates, x)
 	}
 	for i, target := range a.assign(c.preferred(d.s.cfg.Assignors[0])) {
-		if old, ok := c.targets[order[i]]; !ok || !old.sameParts(target) {
+		if old, ok := c.targets.look(order[i]); !ok || !old.sameParts(target) {
 			d.putTarget(order[i], target)
 		}
 	}

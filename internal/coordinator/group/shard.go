@@ -161,7 +161,7 @@ func (s *Shard) groupOrNew(id string) *group {
 // isEmpty reports whether the group has no members, and is not about to have any.
 func (g *group) isEmpty() bool {
 	if g.consumer != nil {
-		return len(g.consumer.members) == 0
+		return g.consumer.members.len() == 0
 	}
 	return g.classic == nil || g.classic.state == empty
 }

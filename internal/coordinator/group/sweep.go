@@ -97,7 +97,7 @@ func (s *Shard) sweepPortion(x *sweep) (done bool) {
 			continue
 		}
 		if g.consumer != nil {
-			if d := s.draftOf(g); len(d.c.members) == 0 && !d.own { // nothing has happened to it in this event
+			if d := s.draftOf(g); d.c.members.len() == 0 && !d.own { // nothing has happened to it in this event
 				d.dropGroup()
 			}
 		} else if c := g.classic; c != nil && c.logged && len(c.pending) == 0 {
@@ -143,10 +143,10 @@ func (s *Shard) forgets(x *sweep, g *group, topic string, c *committed) bool {
 func (s *Shard) expired(g *group, topic string, o *committed) bool {
 	base := o.commitMs
 	if c := g.consumer; c != nil {
-		if len(c.members) > 0 && c.subscribes(topic) { // protection: offsets in use by a consumer group
+		if c.members.len() > 0 && c.subscribes(topic) { // protection: offsets in use by a consumer group
 			return false
 		}
-		if len(c.members) == 0 {
+		if c.members.len() == 0 {
 			base = max(base, c.target().madeMs) // when it became empty; Kafka does not know that of consumer groups
 		}
 	} else if c := g.classic; c != nil && c.protocolType != "" {

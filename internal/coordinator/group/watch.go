@@ -79,7 +79,7 @@ func (s *Shard) watchAll(g *group) {
 	}
 	sessionMs := s.meta.settings(g.id).SessionTimeoutMs
 	for _, id := range g.consumer.order() {
-		m := g.consumer.members[id]
+		m := g.consumer.members.get(id)
 		if w := s.watches[watchKey{g.id, id}]; w == nil || !w.alarms[toLive].armed || m.owes() && !w.alarms[toRevoke].armed {
 			s.watchMember(g.id, m, sessionMs)
 		}
@@ -91,7 +91,7 @@ func (s *Shard) expireDuty(w *watch, d duty) {
 	g := s.groups[w.of.group]
 	var m *consumerMember
 	if g != nil && g.consumer != nil {
-		m = s.draftOf(g).c.members[w.of.member]
+		m = s.draftOf(g).c.members.get(w.of.member)
 	}
 	switch {
 	case m == nil:

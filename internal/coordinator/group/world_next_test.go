@@ -393,10 +393,10 @@ func (w *world) holdsOf(group string, topics []kmsg.ConsumerGroupHeartbeatRespon
 // so and not have heard it yet.
 func (w *world) freesReported(group, id string, says map[hold]bool) {
 	g := w.s.groups[group]
-	if g == nil || g.consumer == nil || g.consumer.members[id] == nil {
+	if g == nil || g.consumer == nil || g.consumer.members.get(id) == nil {
 		return
 	}
-	m := g.consumer.members[id]
+	m := g.consumer.members.get(id)
 	w.frees(group, id, func(h hold) bool {
 		has, gives := m.assigned.of(w.topics[h.topic]), m.revoking.of(w.topics[h.topic])
 		return says[h] || has.has(h.p) || gives.has(h.p)
@@ -646,8 +646,8 @@ func (w *world) checkNextRest() {
 				w.fail("client %d has %v, which is %q's", c.n, h, w.holds[h])
 			}
 		}
-		if m := w.s.groups[c.group].consumer; m != nil && m.members[c.id] != nil {
-			for _, name := range m.subscriptionOf(m.members[c.id]) {
+		if m := w.s.groups[c.group].consumer; m != nil && m.members.get(c.id) != nil {
+			for _, name := range m.subscriptionOf(m.members.get(c.id)) {
 				for p := range int32(worldPartitions) {
 					wanted[hold{c.group, name, p}] = true
 				}
