@@ -38,6 +38,8 @@ func (l *Log) Truncate(offset int64) error {
 func (l *Log) cut(offset int64) error {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
+	l.tailing.Lock() // protection: no tail under way
+	defer l.tailing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.writableLocked(); err != nil {
@@ -118,7 +120,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos, offset int64) error {
 	if err := l.dir.fs.SyncDir(l.path); err != nil {
 		return err
 	}
-	if seq := l.dir.journal.last.Load(); seq > 0 { // no tail of this log is under way: l.syncing is held
+	if seq := l.dir.journal.last.Load(); seq > 0 { // no tail of this log is under way: l.tailing is held
 		if err := l.dir.manifest.add(kindCut, l.key(), l.tp, varints(seq), true); err != nil {
 			return err
 		}
@@ -261,6 +263,8 @@ func (l *Log) restOf(v *view) *rest {
 func (l *Log) retire() {
 	l.syncing.Lock()
 	defer l.syncing.Unlock()
+	l.tailing.Lock()
+	defer l.tailing.Unlock()
 	l.mu.Lock()
 	l.mu.retired = true
 	l.countLocked(-1)

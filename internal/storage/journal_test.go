@@ -5,7 +5,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -32,10 +34,13 @@ func newJournalRig(t *testing.T, logs int, size int64) *journalRig {
 	return r
 }
 
-func (r *journalRig) open() {
+func (r *journalRig) open() { r.openOn(r.mem) }
+
+// openOn opens the log dir through fsys, which stands before r.mem.
+func (r *journalRig) openOn(fsys vfs.FS) {
 	r.t.Helper()
 	var err error
-	r.dir, err = OpenDir(Options{FS: r.mem, Path: "/data/log", MetaDir: "/data/meta", JournalBytes: r.size,
+	r.dir, err = OpenDir(Options{FS: fsys, Path: "/data/log", MetaDir: "/data/meta", JournalBytes: r.size,
 		PointBytes: 1 << 40, UnflushedBytes: 1 << 40, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		r.t.Fatal(err)
@@ -416,4 +421,151 @@ func TestJournalRestoresNothingBelowThePoint(t *testing.T) {
 	if got := content(t, r.logs[0]); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
+}
+
+// diskRule is a rule of a failing file system that can be changed while the file system is used.
+type diskRule struct {
+	mu   sync.Mutex
+	rule func(vfs.Op) // guarded by mu, called without it
+}
+
+func (d *diskRule) set(rule func(vfs.Op)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.rule = rule
+}
+
+func (d *diskRule) check(op vfs.Op) error {
+	d.mu.Lock()
+	rule := d.rule
+	d.mu.Unlock()
+	if rule != nil {
+		rule(op)
+	}
+	return nil
+}
+
+// TestJournalTakesTailsWhileLogsAreSynced: what is appended to a log whose files are being synced, to free a file of the journal or for a
+// point, does not wait for that: the journal makes it durable.
+func TestJournalTakesTailsWhileLogsAreSynced(t *testing.T) {
+	r := newJournalRig(t, 2, 32<<10)
+	r.used()
+	r.dir.Close()
+	rule := &diskRule{}
+	r.openOn(vfs.NewFault(r.mem, rule.check))
+	r.check()
+	ready := func() int {
+		j := r.dir.journal
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return len(j.mu.ready)
+	}
+	// A file of the journal that is in use, and another one to go on with.
+	for r.groups() == 0 || ready() == 0 {
+		r.append(0, "x")
+		r.append(1, "x")
+		r.flush()
+	}
+	held, free := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	rule.set(func(op vfs.Op) {
+		if op.Kind == vfs.OpSync && strings.HasPrefix(op.Name, "/data/log/t-0/") {
+			once.Do(func() { close(held) })
+			<-free
+		}
+	})
+	synced := make(chan error, 1)
+	r.append(0, "synced by a point")
+	go func() { synced <- r.logs[0].savePoint() }()
+	<-held
+	last := r.groups()
+	r.append(0, "taken by the journal meanwhile")
+	r.append(1, "y")
+	r.logs[0].RequestFlush(r.logs[0].End())
+	for deadline := time.Now().Add(time.Minute); r.logs[0].Flushed() < r.logs[0].End(); time.Sleep(100 * time.Microsecond) {
+		if time.Now().After(deadline) {
+			close(free)
+			t.Fatal("an append waits for the sync of the whole log")
+		}
+	}
+	if r.groups() == last {
+		t.Error("the journal did not take it")
+	}
+	r.safe[0] = r.logs[0].Flushed()
+	old := r.dir
+	r.mem = r.mem.Crash(rand.New(rand.NewPCG(1, 1)))
+	close(free)
+	if err := <-synced; err == nil {
+		t.Error("a point was made without power")
+	}
+	old.Close()
+	r.open()
+	r.check()
+	r.dir.Close()
+}
+
+// TestTruncationWaitsForTheJournal: a truncation does not begin to cut while the journal has a tail of the log under way, which would count as
+// flushed afterwards.
+func TestTruncationWaitsForTheJournal(t *testing.T) {
+	r := newJournalRig(t, 1, 32<<10)
+	r.used()
+	r.dir.Close()
+	rule := &diskRule{}
+	r.openOn(vfs.NewFault(r.mem, rule.check))
+	r.check()
+	for r.groups() == 0 {
+		r.append(0, "x")
+		r.flush()
+	}
+	truncated := make(chan struct{})
+	var failed error
+	var once sync.Once
+	rule.set(func(op vfs.Op) {
+		if op.Kind != vfs.OpSync || !strings.Contains(op.Name, JournalName) {
+			return
+		}
+		once.Do(func() { // the tail is under way
+			go func() { defer close(truncated); failed = r.logs[0].Truncate(1) }()
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Microsecond) {
+				if waitsForLock("storage.(*Log).cut(") {
+					return
+				}
+				select {
+				case <-truncated:
+					t.Error("the log was cut while the journal had a tail of it under way")
+					return
+				default:
+				}
+				if time.Now().After(deadline) {
+					t.Error("the truncation neither waits nor ends")
+					return
+				}
+			}
+		})
+	})
+	r.append(0, "tail")
+	r.logs[0].RequestFlush(r.logs[0].End())
+	if <-truncated; failed != nil {
+		t.Fatal(failed)
+	}
+	r.want[0], r.safe[0] = r.want[0][:1], 1
+	if l := r.logs[0]; l.End() != 1 || l.Flushed() != 1 {
+		t.Errorf("flushed up to %d, the end is %d", l.Flushed(), l.End())
+	}
+	r.append(0, "after the cut")
+	r.flush()
+	r.crash(rand.New(rand.NewPCG(2, 2)))
+	r.dir.Close()
+}
+
+// waitsForLock reports whether a goroutine waits for a mutex in the function whose name, with the bracket, is given.
+func waitsForLock(function string) bool {
+	buf := make([]byte, 1<<20)
+	for _, g := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		head, calls, _ := strings.Cut(g, "\n")
+		if strings.Contains(head, "[sync.Mutex.Lock") && strings.Contains(calls, function) {
+			return true
+		}
+	}
+	return false
 }

@@ -89,8 +89,11 @@ type Log struct {
 	settled atomic.Bool
 
 	// syncing makes flushes of this log follow each other and excludes truncation, so that a
-	// flush never counts for bytes that were cut; held over sync. Order: files, syncing, mu.
+	// flush never counts for bytes that were cut; held over sync. Order: files, syncing, tailing, mu.
 	syncing sync.Mutex
+	// tailing keeps truncation and the log's end away while the journal has a tail of it; held over the journal's sync. A flush
+	// of the log's own files goes on beside it: the two make Flushed rise, each for what it has made durable.
+	tailing sync.Mutex
 	// files excludes the slow changes to the log's files from each other: points,
 	// truncation, deletion, close; held over I/O.
 	files sync.Mutex
@@ -664,11 +667,11 @@ const (
 	tailAlone                  // something that must be synced by itself
 )
 
-// beginTail returns what was appended since the last flush, and keeps other flushes and truncation away until endTail. Only
+// beginTail returns what was appended since the last flush, and keeps truncation away until endTail. Only
 // bytes of a file whose name is durable and all of whose predecessors are synced go into the journal. It does not wait: one who
 // commits for many must not wait for one.
 func (l *Log) beginTail(maxBytes int64) (tail, tailState) {
-	if !l.syncing.TryLock() {
+	if !l.tailing.TryLock() {
 		return tail{}, tailAlone
 	}
 	l.mu.Lock()
@@ -684,13 +687,13 @@ func (l *Log) beginTail(maxBytes int64) (tail, tailState) {
 		l.mu.timerSet = false
 		return tail{l, to.seg, from.offset, from.pos, to}, tailFits
 	}
-	l.syncing.Unlock()
+	l.tailing.Unlock()
 	return tail{}, state
 }
 
-// endTail lets others flush again; if t is durable it counts as flushed. Its segment stays dirty.
+// endTail lets truncation go on; if t is durable it counts as flushed. Its segment stays dirty.
 func (l *Log) endTail(t tail, durable bool) {
-	defer l.syncing.Unlock()
+	defer l.tailing.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if durable && l.Flushed() < t.to.offset {

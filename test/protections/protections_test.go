@@ -55,6 +55,8 @@ var protections = []protection{
 		"for _, s := range v.segments[:i+1] { // protection: sync before the cut", "for _, s := range v.segments[:i] {", "./internal/storage", "TestJournalSurvivesPowerLoss$"},
 	{"a truncation moves no point forward", "internal/storage/change.go",
 		"min(i, max(v.find(l.pointSegment), 0))) // protection: a truncation moves no point forward", "i)", "./internal/storage", "TestTruncationKeepsAbortedTransactions$"},
+	{"a truncation waits for the tail that the journal has under way", "internal/storage/change.go",
+		"	l.tailing.Lock() // protection: no tail under way\n\tdefer l.tailing.Unlock()\n", "", "./internal/storage", "TestTruncationWaitsForTheJournal$"},
 	{"logs are synced before the journal is written over", "internal/storage/journal.go",
 		"err := l.flush() // protection: journal drain", "err := error(nil)", "./internal/storage", "TestJournal$"},
 	{"the journal restores nothing below the point", "internal/storage/journal.go",
