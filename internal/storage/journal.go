@@ -38,6 +38,9 @@ import (
 //
 // The files are filled with zeros before they are used: a sync of blocks that are there already is one write of the disk, without one of
 // the file system's own journal. They are made when there is demand, and removed by a clean stop.
+//
+// The logs of a full file are synced while the next one is written, a few at a time, and meanwhile the journal takes what is appended
+// to them: nobody waits for the sync of a whole log file.
 const (
 	// JournalName is how the names of the journal's files begin; a number follows. They stand in the log dir.
 	JournalName = "moldau-journal-"
@@ -52,7 +55,8 @@ const (
 	journalGroupBytes = 1 << 20   // a group is closed when it has so many
 	journalTailBytes  = 128 << 10 // a longer tail is cheaper synced in its own file
 	journalAfter      = 64        // syncs of logs after which the first file is made
-	journalDrains     = 4         // logs that are synced at the same time to free a file
+	journalDrains     = 2         // logs that are synced at the same time to free a file: more get in the way of the journal's own syncs
+	journalRestores   = 4         // logs that are written at the same time by a replay
 )
 
 // journal owns the files. commit has one caller at a time, the flusher; the rest may be called concurrently.
@@ -121,6 +125,19 @@ func (j *journal) demand(syncs int) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.demandLocked(syncs)
+}
+
+// lookAhead makes the next file before it is missed, if the current one will be full with no other to go on with.
+func (j *journal) lookAhead() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.mu.ready) == 0 {
+		j.demandLocked(1)
+	}
+}
+
+func (j *journal) demandLocked(syncs int) {
 	j.mu.asked += syncs
 	if j.mu.asked < j.mu.after || j.mu.making || j.mu.closed || len(j.mu.files) == journalFiles {
 		return
@@ -144,7 +161,7 @@ func (j *journal) startMaking(i int) {
 		}
 		return
 	}
-	j.mu.after = 1 // the next one as soon as it is missed
+	j.mu.after = 1 // the next one as soon as it is missed, or about to be
 	j.mu.files, j.mu.ready = append(j.mu.files, f), append(j.mu.ready, f)
 	j.on.Store(true)
 }
@@ -200,6 +217,9 @@ func (j *journal) makeFile(i int) (_ *journalFile, err error) {
 func (j *journal) next() *journalFile {
 	if f := j.current; f != nil {
 		if f.size-f.pos >= int64(groupBytes(f.size))+tailBytes(f.size)+tailHeadBytes+journalAlign {
+			if f.pos > f.size/2 {
+				j.lookAhead()
+			}
 			return f
 		}
 		j.current = nil
@@ -437,7 +457,7 @@ func (j *journal) replay() (err error) {
 	}
 	refused := slices.Clone(r.damage)
 	var writes errgroup.Group
-	writes.SetLimit(journalDrains)
+	writes.SetLimit(journalRestores)
 	var mu sync.Mutex // guards refused
 	for key, extents := range r.extents {
 		slices.SortStableFunc(extents, func(a, b extent) int { return cmp.Compare(a.seq, b.seq) })
