@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -39,7 +40,7 @@ func TestSmoke(t *testing.T) {
 	if err := json.Unmarshal(text, &r); err != nil {
 		t.Fatal(err)
 	}
-	if want := 2*2 + 2*2 + 1 + 2*3; len(r.Runs) != want {
+	if want := 2*2 + 2 + 1 + 2*3; len(r.Runs) != want {
 		t.Errorf("%d runs, want %d", len(r.Runs), want)
 	}
 	for _, run := range r.Runs {
@@ -217,11 +218,38 @@ func TestMatrix(t *testing.T) {
 				t.Errorf("%s: %v", sc.name, err)
 			}
 		}
-		if want := map[bool]int{false: 8 + 2 + 3 + 1, true: 18 + 2 + 3 + 1}[full]; len(names) != want {
+		if want := map[bool]int{false: 8 + 1 + 2 + 3 + 1 + 6 + 3, true: 18 + 1 + 2 + 3 + 6 + 6 + 3}[full]; len(names) != want {
 			t.Errorf("%d scenarios, want %d", len(names), want)
 		}
-		if d := s.estimate(s.scenarios()); !full && d > 20*time.Minute {
+		if d := s.estimate(s.scenarios()); !full && d > 25*time.Minute {
 			t.Errorf("the short matrix takes %s", d)
 		}
+		if s.moldauOnly = true; len(s.scenarios()) != len(names)-9 {
+			t.Error("without Kafka there are scenarios of its clients")
+		}
+	}
+}
+
+// What Kafka's tools print is understood, and what they say beside that is left alone.
+func TestPerfOutput(t *testing.T) {
+	for text, want := range map[string]perfLine{
+		"23059 records sent, 45934.3 records/sec (44.86 MB/sec), 4.1 ms avg latency, 17.0 ms max latency.": {records: 23059, perSecond: 45934.3},
+		"500000 steady state records sent, 45787.5 records/sec (44.71 MB/sec), 16.20 ms avg latency, 408.00 ms max latency, 4 ms 50th, 53 ms 95th, 367 ms 99th, 407 ms 99.9th.": {
+			500000, 45787.5, &bench.Distribution{Count: 500000, Mean: 16.2, Max: 408, P50: 4, P99: 367, P999: 407}},
+		"Warmup first 100000 records. Steady state results will print after the complete test summary.": {},
+		"In steady state.": {},
+		"":                 {},
+		"many records sent, 1 records/sec, 2 ms avg latency, 3 ms max latency": {},
+	} {
+		if got, ok := parseProducerPerf(text); ok != (want.records > 0) || ok && !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %+v, expected %+v", text, got, want)
+		}
+	}
+	got, ok := parseConsumerPerf("2026-11-27 20:50:03:702, 2026-11-27 20:50:07:818, 585.9375, 142.3560, 600000, 145772.5948, 1011, 3105, 188.7077, 193236.7150")
+	if want := (perfLine{records: 600000, perSecond: 193236.715}); !ok || got != want {
+		t.Errorf("%+v", got)
+	}
+	if _, ok := parseConsumerPerf("start.time, end.time, data.consumed.in.MB, MB.sec, data.consumed.in.nMsg, nMsg.sec, rebalance.time.ms, fetch.time.ms, fetch.MB.sec, fetch.nMsg.sec"); ok {
+		t.Error("a header is a result")
 	}
 }

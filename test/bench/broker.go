@@ -118,9 +118,7 @@ func (b *broker) command() (*exec.Cmd, error) {
 		return exec.Command(kafkaLauncher(b.root), "server", "run", port, b.dir), nil
 	}
 	cmd := exec.Command(b.binary, "server", "--data-dir", b.dir, "--listen", b.addr, "--http", "off")
-	if b.mode == pageCache {
-		cmd.Args = append(cmd.Args, "--set", pageCacheOnly)
-	}
+	cmd.Args = append(cmd.Args, serverArgs[b.mode]...)
 	return cmd, nil
 }
 

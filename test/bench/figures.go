@@ -60,7 +60,16 @@ func figures() []figure {
 			figure{groupLatency, ph.name, "Maximum" + at, "ms", 2, true, false, of(endToEnd, most)},
 			figure{groupLatency, ph.name, "Broker's processor time" + at, "CPU-s/GB", 2, true, false, cpuPerGB})
 	}
-	return append(list, figure{groupLatency, saturated.name, "Throughput, saturated, with the consumer", "MB/s", 0, false, false, mbPerSecond})
+	list = append(list, figure{groupLatency, saturated.name, "Throughput, saturated, with the consumer", "MB/s", 0, false, false, mbPerSecond},
+		figure{groupPerf, saturated.name, "Throughput, saturated", "MB/s", 1, false, true, mbPerSecond},
+		figure{groupPerf, saturated.name, "Broker's processor time, saturated", "CPU-s/GB", 2, true, false, cpuPerGB})
+	for _, ph := range []phase{light, heavy} { // the tool counts whole milliseconds
+		at := ", at " + ph.name + " of Kafka's saturation"
+		list = append(list, figure{groupPerf, ph.name, "Acknowledgement, p50" + at, "ms", 0, true, false, of(ack, p50)},
+			figure{groupPerf, ph.name, "Acknowledgement, p99" + at, "ms", 0, true, false, of(ack, p99)},
+			figure{groupPerf, ph.name, "Acknowledgement, p99.9" + at, "ms", 0, true, false, of(ack, p999)})
+	}
+	return list
 }
 
 // summary is a figure of one scenario in one mode over all pairs.

@@ -19,7 +19,15 @@ const (
 	defaults mode = "own defaults"
 	// durable makes both flush every record, by the topic's flush.messages.
 	durable mode = "flush.messages=1"
+	// header is pageCache, and Moldau does not inflate what producers send.
+	header mode = "validation=header"
 )
+
+// serverArgs is what Moldau's command line gets in a mode.
+var serverArgs = map[mode][]string{
+	pageCache: {"--set", pageCacheOnly},
+	header:    {"--set", pageCacheOnly, "--set", "moldau.produce.validation=header"},
+}
 
 // scenario is one load, which is measured in one or more phases.
 type scenario struct {
@@ -36,6 +44,8 @@ const (
 	produce = iota
 	consume
 	latency
+	producerPerf // by Kafka's own tools, see perf.go
+	consumerPerf
 )
 
 // phase is a scenario under one load.
@@ -57,34 +67,41 @@ const (
 	groupConsume = "Consume"
 	groupDurable = "Durable appends"
 	groupLatency = "Latency from end to end"
+	groupPerf    = "Kafka's own clients"
 )
 
 const (
 	throughputConnections = 4
 	manyPartitions        = 64
 	batchSize             = 16 << 10
+	largeBatch            = 1_000_000 // a little less than message.max.bytes
 )
 
 // scenarios is the matrix, as far as it was asked for.
 func (s *settings) scenarios() []scenario {
 	var all []scenario
-	for _, size := range []int{100, 1 << 10, 10 << 10} {
+	for _, size := range sizes {
 		for _, acks := range []int16{1, -1} {
 			for _, codec := range []record.Codec{record.None, record.LZ4, record.Zstd} {
 				if codec != record.None && !s.full && (size != 1<<10 || acks != -1) {
 					continue // the short matrix compresses one size only
 				}
-				all = append(all, produceScenario(size, acks, codec))
+				all = append(all, s.produceScenario(size, acks, codec))
 			}
 		}
 	}
+	large := s.produceScenario(1<<10, 1, record.None)
+	large.name, large.title, large.modes = "produce-large", "1 MB in one batch, acks=1, not compressed", []mode{pageCache}
+	large.options.BatchSize = largeBatch
+	all = append(all, large)
 	all = append(all, s.consumeScenarios()...)
 	for _, producers := range []int{1, 8, 64} {
 		all = append(all, durableScenario(producers))
 	}
-	all = append(all, scenario{name: "latency", title: "1 KiB records in 16 KiB batches, 8 partitions, acks=all, a waiting consumer",
-		group: groupLatency, modes: []mode{pageCache, defaults}, measure: latency, phases: []phase{saturated, light, heavy},
-		options: bench.Options{Partitions: 8, Connections: throughputConnections, RecordSize: 1 << 10, BatchSize: batchSize, Acks: -1}})
+	all = append(all, s.latencyScenarios()...)
+	if !s.moldauOnly { // else there is no Java
+		all = append(all, s.perfScenarios()...)
+	}
 	var chosen []scenario
 	for _, sc := range all {
 		if s.scenario.MatchString(sc.name) {
@@ -94,24 +111,78 @@ func (s *settings) scenarios() []scenario {
 	return chosen
 }
 
-func produceScenario(size int, acks int16, codec record.Codec) scenario {
-	who := map[int16]string{1: "1", -1: "all"}[acks]
+var sizes = []int{100, 1 << 10, 10 << 10}
+
+var acksText = map[int16]string{1: "1", -1: "all"}
+
+func (s *settings) produceScenario(size int, acks int16, codec record.Codec) scenario {
+	modes := []mode{pageCache}
+	if codec != record.None {
+		modes = append(modes, header)
+	}
+	if s.full || codec == record.None && acks == -1 {
+		modes = append(modes, defaults)
+	}
 	return scenario{
-		name:  fmt.Sprintf("produce-%d-acks-%s-%s", size, who, codec),
-		title: fmt.Sprintf("%s records, acks=%s, %s", sizeText(size), who, strings.Replace(codec.String(), "none", "not compressed", 1)),
-		group: groupProduce, modes: []mode{pageCache, defaults}, measure: produce, phases: []phase{saturated, light},
+		name:  fmt.Sprintf("produce-%d-acks-%s-%s", size, acksText[acks], codec),
+		title: fmt.Sprintf("%s records, acks=%s, %s", sizeText(size), acksText[acks], strings.Replace(codec.String(), "none", "not compressed", 1)),
+		group: groupProduce, modes: modes, measure: produce, phases: []phase{saturated, light},
 		options: bench.Options{Partitions: 8, Connections: throughputConnections, RecordSize: size, BatchSize: batchSize, Acks: acks, Codec: codec},
 	}
 }
 
+func (s *settings) latencyScenarios() (all []scenario) {
+	modes := []mode{pageCache, durable}
+	if s.full {
+		modes = append(modes, defaults)
+	}
+	for _, size := range sizes {
+		for _, acks := range []int16{1, -1} {
+			sc := scenario{name: "latency", title: fmt.Sprintf("%s records in 16 KiB batches, 8 partitions, acks=%s, a waiting consumer", sizeText(size), acksText[acks]),
+				group: groupLatency, modes: modes, measure: latency, phases: []phase{saturated, light, heavy},
+				options: bench.Options{Partitions: 8, Connections: throughputConnections, RecordSize: size, BatchSize: batchSize, Acks: acks}}
+			if size != 1<<10 || acks != -1 {
+				if !s.full {
+					continue
+				}
+				sc.name = fmt.Sprintf("latency-%d-acks-%s", size, acksText[acks])
+			}
+			all = append(all, sc)
+		}
+	}
+	return all
+}
+
+// perfScenarios are loads by Kafka's own producer and consumer. In the short matrix they are saturated only.
+func (s *settings) perfScenarios() (all []scenario) {
+	phases := []phase{saturated}
+	if s.full {
+		phases = append(phases, light, heavy)
+	}
+	for _, size := range sizes {
+		for _, acks := range []int16{1, -1} {
+			all = append(all, scenario{name: fmt.Sprintf("producer-perf-%d-acks-%s", size, acksText[acks]),
+				title: fmt.Sprintf("producer-perf, %s records, acks=%s", sizeText(size), acksText[acks]),
+				group: groupPerf, modes: []mode{pageCache, durable}, measure: producerPerf, phases: phases,
+				options: bench.Options{Partitions: 8, RecordSize: size, Acks: acks}})
+		}
+	}
+	for _, size := range sizes {
+		all = append(all, scenario{name: fmt.Sprintf("consumer-perf-%d", size), title: fmt.Sprintf("consumer-perf, %s records", sizeText(size)),
+			group: groupPerf, modes: []mode{pageCache}, measure: consumerPerf, phases: []phase{saturated},
+			options: bench.Options{Partitions: 8, Connections: throughputConnections, RecordSize: size, BatchSize: batchSize, Acks: -1, Fill: 2 * s.fill}})
+	}
+	return all
+}
+
 func (s *settings) consumeScenarios() []scenario {
 	return []scenario{{
-		name: "consume-large", title: "one partition, 1 MiB answers", group: groupConsume, modes: []mode{pageCache, defaults}, measure: consume,
+		name: "consume-large", title: "one partition, 1 MiB answers", group: groupConsume, modes: []mode{pageCache}, measure: consume,
 		phases:  []phase{saturated, light},
 		options: bench.Options{Partitions: 1, Connections: 1, RecordSize: 1 << 10, BatchSize: batchSize, Acks: -1, Fill: s.fill},
 	}, {
 		name: "consume-64-small", title: "64 partitions, one 4 KiB batch of each in an answer", group: groupConsume,
-		modes: []mode{pageCache, defaults}, measure: consume, phases: []phase{saturated, light},
+		modes: []mode{pageCache}, measure: consume, phases: []phase{saturated, light},
 		options: bench.Options{Partitions: manyPartitions, Connections: 1, RecordSize: 1 << 10, BatchSize: 4 << 10, Acks: -1, Fill: s.fill / 4,
 			PartitionMaxBytes: 4 << 10},
 	}}
@@ -121,8 +192,7 @@ func durableScenario(producers int) scenario {
 	return scenario{
 		name: fmt.Sprintf("durable-%d", producers), title: fmt.Sprintf("%d producers, 64 partitions, 4 KiB records one by one, acks=all", producers),
 		group: groupDurable, modes: []mode{durable}, measure: produce, phases: []phase{saturated},
-		options: bench.Options{Partitions: manyPartitions, Connections: producers, InFlight: 1, RecordSize: 4 << 10, BatchSize: 1, Acks: -1,
-			Configs: map[string]string{"flush.messages": "1"}},
+		options: bench.Options{Partitions: manyPartitions, Connections: producers, InFlight: 1, RecordSize: 4 << 10, BatchSize: 1, Acks: -1},
 	}
 }
 
@@ -135,10 +205,14 @@ func sizeText(n int) string {
 
 // estimate is about how long the matrix takes, without the starts.
 func (s *settings) estimate(matrix []scenario) time.Duration {
-	runs := 0
-	for _, sc := range matrix {
-		runs += len(sc.phases) * len(sc.modes) * 2 * s.pairs
-	}
 	const around = 2 * time.Second // waiting for the disk, calibration, creating and deleting the topic
-	return time.Duration(runs) * (s.duration + s.warmUp + s.settle + around)
+	var sum time.Duration
+	for _, sc := range matrix {
+		each := s.duration + s.warmUp
+		if sc.measure == producerPerf || sc.measure == consumerPerf {
+			each = s.perfWarmUp() + s.duration
+		}
+		sum += time.Duration(len(sc.phases)*len(sc.modes)*2*s.pairs) * (each + s.settle + around)
+	}
+	return sum
 }

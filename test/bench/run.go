@@ -212,7 +212,7 @@ func (b *runner) runScenario(ctx context.Context, sc scenario, m mode) error {
 			}
 			first := len(b.report.Runs)
 			for second, br := range order {
-				r, err := b.once(ctx, sc, ph, br, rate)
+				r, err := b.once(ctx, sc, m, ph, br, rate)
 				if err != nil {
 					return err
 				}
@@ -253,7 +253,7 @@ func (r *run) perGB(seconds float64) float64 {
 }
 
 // once does one run. What the broker refuses is a result; an error is what makes going on senseless.
-func (b *runner) once(ctx context.Context, sc scenario, ph phase, br *broker, rate bench.Rate) (run, error) {
+func (b *runner) once(ctx context.Context, sc scenario, m mode, ph phase, br *broker, rate bench.Rate) (run, error) {
 	r := run{Scenario: sc.name, Phase: ph.name, Broker: br.kind}
 	if err := br.gone(); err != nil {
 		return r, err
@@ -267,6 +267,9 @@ func (b *runner) once(ctx context.Context, sc scenario, ph phase, br *broker, ra
 	}
 	o := b.options(br, sc.options)
 	o.Rate = rate
+	if m == durable {
+		o.Configs = map[string]string{"flush.messages": "1"}
+	}
 	pid := br.cmd.Process.Pid
 	machine := func(pick func(usage) float64) func() (time.Duration, error) {
 		return func() (time.Duration, error) {
@@ -289,6 +292,10 @@ func (b *runner) once(ctx context.Context, sc scenario, ph phase, br *broker, ra
 		result, err = bench.Consume(ctx, o)
 	case latency:
 		result, err = bench.Latency(ctx, o)
+	case producerPerf:
+		result, err = b.producerPerf(ctx, o)
+	case consumerPerf:
+		result, err = b.consumerPerf(ctx, o)
 	}
 	if ctx.Err() != nil {
 		return r, ctx.Err()
