@@ -158,38 +158,80 @@ func TestColdReadWaitsForNobody(t *testing.T) {
 	}
 }
 
+// byHand is a cold queue whose work the test does.
+type byHand struct {
+	*coldQueue
+	t    *testing.T
+	logs []*Log
+}
+
+func newByHand(t *testing.T, logs int, size int64) *byHand {
+	d, all := coldWorld(t, vfs.NewMem(), logs, size, size+1<<20)
+	q := d.cold
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mu.workers, q.mu.bulkLimit = 1000, 1 // none is started
+	return &byHand{q, t, all}
+}
+
+// order has a reader ask for n bytes of a log, of which nothing is in memory.
+func (h *byHand) order(r *Reader, log int, n, copyBytes int) {
+	h.t.Helper()
+	if _, err := h.logs[log].ReadNow(r, 0, h.logs[log].End(), n, true, copyBytes); err != ErrCold {
+		h.t.Fatalf("what is not in memory is read: %v", err)
+	}
+}
+
+// pick takes the next job. "" if there is none.
+func (h *byHand) pick() (j job, client string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	j, ok := h.pickLocked()
+	if !ok {
+		return j, ""
+	}
+	if j.n > coldUnitBytes {
+		h.t.Fatalf("a job of %d bytes", j.n)
+	}
+	return j, j.s.client.key.(string)
+}
+
+func (h *byHand) done(j job, took time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.doneLocked(&j, true, took, nil)
+}
+
+// work does everything that was ordered, one after the other.
+func (h *byHand) work(f func(j job, client string)) {
+	h.t.Helper()
+	for range 1000 {
+		j, client := h.pick()
+		if client == "" {
+			return
+		}
+		f(j, client)
+		h.done(j, 10*time.Millisecond)
+	}
+	h.t.Fatal("it never ends")
+}
+
 // TestColdClientsTakeTurns: clients with many cold partitions do not keep another waiting, nor does one partition keep
 // the others of its client.
 func TestColdClientsTakeTurns(t *testing.T) {
-	d, logs := coldWorld(t, vfs.NewMem(), 7, 700<<10, 1<<20)
-	q := d.cold
-	q.mu.Lock()
-	q.mu.workers, q.mu.bulkLimit = 1000, 1 // none is started: the test does their work
-	q.mu.Unlock()
-	order := func(client any, i int) {
-		t.Helper()
-		if _, err := logs[i].ReadNow(newReader(client), 0, logs[i].End(), 600<<10, true, 0); err != ErrCold {
-			t.Fatal(err)
-		}
-	}
+	h := newByHand(t, 7, 700<<10)
 	for i := range 5 {
-		order("a", i)
+		h.order(newReader("a"), i, 600<<10, 0)
 	}
-	order("b", 5)
-	order("c", 6)
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	h.order(newReader("b"), 5, 600<<10, 0)
+	h.order(newReader("c"), 6, 600<<10, 0)
 	var turns, own []string
-	for j, ok := q.pickLocked(); ok; j, ok = q.pickLocked() {
-		turns = append(turns, j.s.client.key.(string))
-		if j.s.client.key == "a" {
+	h.work(func(j job, client string) {
+		turns = append(turns, client)
+		if client == "a" {
 			own = append(own, j.s.log.tp.String())
 		}
-		if n := len(turns); n > 1000 {
-			t.Fatal("it never ends")
-		}
-		q.doneLocked(&j, true, 10*time.Millisecond, nil)
-	}
+	})
 	// Three units of each log.
 	if got := strings.Join(turns, ""); got != "abcabcabc"+strings.Repeat("a", 12) {
 		t.Errorf("the turns were %s", got)
@@ -197,7 +239,107 @@ func TestColdClientsTakeTurns(t *testing.T) {
 	if got := strings.Join(own[:6], " "); got != "t-0 t-1 t-2 t-3 t-4 t-0" {
 		t.Errorf("the first client's were %s", got)
 	}
-	q.mu.workers = 0
+}
+
+// TestColdLanes: small reads have a lane of their own, which bulk does not take and which is no wider when more come; what nobody waits
+// for is read last.
+func TestColdLanes(t *testing.T) {
+	h := newByHand(t, 6, 700<<10)
+	h.order(newReader("bulk"), 0, 600<<10, 0)
+	if _, client := h.pick(); client != "bulk" {
+		t.Fatalf("%q is read first", client)
+	}
+	for i := range 3 {
+		h.order(newReader(fmt.Sprint("small-", i)), 1+i, 12_000, CopyBelow)
+	}
+	for i := range coldSmallLane {
+		j, client := h.pick()
+		if client != fmt.Sprint("small-", i) || !j.small {
+			t.Fatalf("beside a bulk read %q is next, as bulk: %v", client, !j.small)
+		}
+		defer h.done(j, time.Millisecond)
+	}
+	if _, client := h.pick(); client != "" {
+		t.Errorf("both lanes are full, and %q is read", client)
+	}
+
+	h = newByHand(t, 2, 700<<10)
+	h.order(newReader("ahead"), 0, 200<<10, 0)
+	h.mu.Lock()
+	s := h.findLocked("ahead", h.logs[0])
+	s.ahead = s.demand + coldUnitBytes
+	h.mu.Unlock()
+	h.order(newReader("waits"), 1, 600<<10, 0)
+	var turns []string
+	h.work(func(j job, client string) { turns = append(turns, client) })
+	if got := strings.Join(turns, " "); got != "ahead waits waits waits ahead" {
+		t.Errorf("the turns were %s", got)
+	}
+}
+
+// TestColdLaneFollowsTheDisk: on a slow disk there is one bulk read at a time, on a fast one there are four.
+func TestColdLaneFollowsTheDisk(t *testing.T) {
+	h := newByHand(t, 1, 700<<10)
+	for _, c := range []struct {
+		took time.Duration
+		want int
+	}{{time.Millisecond, coldBulkLane}, {time.Second, 1}} {
+		for i := range 12 { // more than it takes
+			h.order(newReader(fmt.Sprint(c.want, i)), 0, 200<<10, 0)
+			j, client := h.pick()
+			if client == "" {
+				t.Fatalf("%v: nothing is read in a lane of %d", c.took, c.want)
+			}
+			h.done(j, c.took)
+		}
+		for i := range 8 {
+			h.order(newReader(fmt.Sprint(c.want, "later", i)), 0, 200<<10, 0)
+		}
+		var jobs []job
+		for j, client := h.pick(); client != ""; j, client = h.pick() {
+			jobs = append(jobs, j)
+		}
+		if len(jobs) != c.want {
+			t.Errorf("%d bulk reads at a time when one takes %v, expected %d", len(jobs), c.took, c.want)
+		}
+		for _, j := range jobs {
+			h.done(j, c.took)
+		}
+		h.work(func(job, string) {})
+	}
+}
+
+// TestColdOrdersAreBounded: what one look at many partitions may order is bounded, as is what it may order of one.
+func TestColdOrdersAreBounded(t *testing.T) {
+	h := newByHand(t, 7, 1100<<10)
+	h.order(newReader("one"), 0, 50<<20, 0)
+	bytes := map[string]int64{}
+	count := func(j job, client string) { bytes[client] += j.n }
+	h.work(count)
+	r := newReader("many")
+	r.Begin()
+	for i := range 6 {
+		h.order(r, 1+i, 50<<20, 0)
+	}
+	h.work(count)
+	if bytes["one"] > coldOrderBytes || bytes["many"] > coldLookBytes || bytes["many"] < coldLookBytes/2 {
+		t.Errorf("%v bytes were ordered, at most %d of one partition and %d of all", bytes, coldOrderBytes, coldLookBytes)
+	}
+}
+
+// TestColdRegionIsNotPlanned: a large range of which only the beginning is in memory is nothing for sendfile.
+func TestColdRegionIsNotPlanned(t *testing.T) {
+	h := newByHand(t, 1, 700<<10)
+	f, err := h.logs[0].view.Load().segments[0].pin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.ReadAt(make([]byte, pageBytes), 0)
+	h.logs[0].view.Load().segments[0].unpin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.order(newReader("c"), 0, 600<<10, 0)
 }
 
 // TestSmallMissesGoFirst: a page that is missing does not wait for bulk that the disk has not begun to read.

@@ -53,7 +53,7 @@
 // take nothing from the log but by replacing its immutable list of segments. A third one (scrubber)
 // reads what is flushed and takes nothing at all.
 //
-// A cold queue per log dir (cold.go) reads what clients want and is not in the page cache; they wait for it without a
+// A cold queue per log dir (cold.go, coldqueue.go) reads what clients want and is not in the page cache; they wait for it without a
 // goroutine of their own.
 //
 // One mutex per Log orders appends, rolls and truncation. Readers take no lock that
