@@ -37,6 +37,7 @@ type Conn struct {
 	staged     bool      // the reader's: calls behind settled are in the queue
 	writeUntil time.Time // the writer's: the write deadline in force
 	noSendfile bool      // the writer's: the platform refused it
+	planned    time.Time // the writer's: when the answer that leaves now was ready
 
 	mu            sync.Mutex // guards the following
 	queue         []started  // to be answered, in order; queue[head:] is live, queue[head:settled] the writer's. Bound: MaxStarted

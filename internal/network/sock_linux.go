@@ -119,7 +119,7 @@ func (c *Conn) hungUp(fd uintptr) bool {
 }
 
 // sendRegion sends the region with sendfile. n < r.Len with a nil error: the platform cannot
-// for this file, and nothing stands in the way of copying the rest.
+// for this file, or what comes next is not in memory; nothing stands in the way of copying that.
 func (c *Conn) sendRegion(r vfs.Region) (n int64, err error) {
 	c.file = r
 	defer func() {
@@ -152,12 +152,18 @@ func (c *Conn) sendRegion(r vfs.Region) (n int64, err error) {
 	}
 }
 
-// regionTo sends until the region is out or the socket is full. The offset is explicit: the
-// file is shared, its own position is nobody's.
+// regionTo sends until the region is out or the socket is full, or what comes next is not in memory: sendfile would wait for the
+// disk, with a thread. The offset is explicit: the file is shared, its own position is nobody's.
 func (c *Conn) regionTo(fd uintptr) bool {
 	for c.file.Len > 0 {
+		most := min(c.file.Len, sendfileMax)
+		if c.stale(c.file) { // protection: what was evicted is not sent by sendfile
+			if most = c.file.File.Resident(c.file.Off, min(most, askBytes)); most == 0 {
+				return true
+			}
+		}
 		off := c.file.Off
-		n, err := unix.Sendfile(int(fd), c.file.File.FD(), &off, int(min(c.file.Len, sendfileMax)))
+		n, err := unix.Sendfile(int(fd), c.file.File.FD(), &off, int(most))
 		switch {
 		case n > 0:
 			c.file.Off += int64(n)

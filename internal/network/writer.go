@@ -21,6 +21,11 @@ const (
 	maxCopied    = 256 << 10  // bytes of files among them
 	sendfileFrom = chunkBytes // smaller regions are cheaper copied into the writev: measured, a tie from 64 to 128 KiB
 	sendfileMax  = 4 << 20    // one sendfile call
+
+	// What was in memory when an answer was planned is taken to be there for so long. A client that takes
+	// longer may find it evicted, so it is asked for again, piece by piece.
+	residentFor = 5 * time.Millisecond
+	askBytes    = 512 << 10
 )
 
 // outboxes lends a writer its scratch space while it has something to send, so that an idle or parked
@@ -131,6 +136,7 @@ func (c *Conn) answer(out *outbox, reply Reply) {
 	if e.ready = reply.Ready; e.ready.IsZero() {
 		e.ready = time.Now()
 	}
+	c.planned = e.ready
 	e.throttle, e.mayPark, e.diskWait = reply.Throttle, reply.MayPark, reply.DiskWait
 	out.done = append(out.done, e)
 	if reply.None || broken {
@@ -156,24 +162,26 @@ func (c *Conn) gather(out *outbox, p *wire.Piece) error {
 		}
 		return nil
 	}
-	r := p.Region
-	if r.Len >= sendfileFrom && r.File.FD() >= 0 && !c.noSendfile {
-		if err := c.send(out); err != nil {
-			return err
+	for r := p.Region; r.Len > 0; {
+		if r.Len >= sendfileFrom && r.File.FD() >= 0 && !c.noSendfile {
+			if err := c.send(out); err != nil {
+				return err
+			}
+			n, err := c.sendRegion(r)
+			if err != nil {
+				return err
+			}
+			r.Off += n
+			if r.Len -= n; r.Len == 0 {
+				break
+			}
+			// The platform has no sendfile for this file, or what comes next is not in memory.
 		}
-		n, err := c.sendRegion(r)
-		if err != nil {
-			return err
-		}
-		r.Off += n
-		r.Len -= n // what is left when the platform has no sendfile for this file
-	}
-	for r.Len > 0 {
 		n := min(r.Len, chunkBytes)
 		s := c.srv.mem.get(int(n))
 		out.copies = append(out.copies, s)
-		if got, err := r.File.ReadAt(s.buf[:n], r.Off); int64(got) < n {
-			return c.failFile(r, int64(got), err)
+		if err := c.readFile(r, s.buf[:n]); err != nil {
+			return err
 		}
 		out.bufs = append(out.bufs, s.buf[:n])
 		out.bytes += int(n)
@@ -185,6 +193,33 @@ func (c *Conn) gather(out *outbox, p *wire.Piece) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+// mayBlock reports whether the next n bytes of a region may not be in memory any more, so that whoever reads or sends them waits
+// for the disk.
+func (c *Conn) mayBlock(r vfs.Region, n int64) bool {
+	return c.stale(r) && r.File.Resident(r.Off, n) < n
+}
+
+// stale reports whether it is so long ago that the region was planned that it may have left memory.
+func (c *Conn) stale(r vfs.Region) bool { return r.Turns != nil && time.Since(c.planned) > residentFor }
+
+// readFile fills buf from the beginning of the region. Where that may wait for the disk, it does so in turn.
+func (c *Conn) readFile(r vfs.Region, buf []byte) error {
+	turns := r.Turns
+	if !c.mayBlock(r, int64(len(buf))) {
+		turns = nil
+	}
+	var got int
+	var err error
+	if gone := turns.Do(c.ctx, func() { got, err = r.File.ReadAt(buf, r.Off) }); gone != nil {
+		c.fail("client", gone)
+		return errSend
+	}
+	if got < len(buf) {
+		return c.failFile(r, int64(got), err)
 	}
 	return nil
 }

@@ -163,7 +163,7 @@ func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int
 			return Plan{}, b.pos, err
 		}
 	}
-	return Plan{Region: vfs.Region{File: file, Off: b.pos, Len: n}, BaseOffset: b.base, seg: seg}, b.pos, nil
+	return Plan{Region: vfs.Region{File: file, Off: b.pos, Len: n, Turns: l.dir.cold.turns}, BaseOffset: b.base, seg: seg}, b.pos, nil
 }
 
 // locate returns a byte range of segment i that ends before limit and begins at or before the batch that holds from:

@@ -130,4 +130,6 @@ type File interface {
 type Region struct {
 	File     File
 	Off, Len int64
+	// Turns are taken by who finds that bytes are not in memory any more, and waits for the disk. Optional.
+	Turns *Turns
 }
