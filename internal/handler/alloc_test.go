@@ -27,13 +27,13 @@ func (b *broker) handle(t testing.TB, ctx context.Context, frame []byte) (size i
 	return size
 }
 
-// produceFrame is a request with one batch of a kilobyte for each of some partitions.
-func produceFrame(t testing.TB, id wire.UUID, partitions int) []byte {
+// produceFrame is a request with one batch of a record of size bytes for each of some partitions.
+func produceFrame(t testing.TB, id wire.UUID, acks int16, partitions, size int) []byte {
 	records := make([][]byte, partitions)
 	for i := range records {
-		records[i] = batchOf(t, strings.Repeat("v", 1<<10))
+		records[i] = batchOf(t, strings.Repeat("v", size))
 	}
-	return frameOf(produceRequest(13, "", id, -1, records...))
+	return frameOf(produceRequest(13, "", id, acks, records...))
 }
 
 // producing returns what sends the frame again and again; a broker changes frames in place.
@@ -49,16 +49,28 @@ func (b *broker) producing(t testing.TB, frame []byte) func() {
 }
 
 // TestProduceAllocations says how often a request allocates in steady state: each batch makes the mark of the new log
-// end, which readers look at without a lock.
+// end, 32 bytes, which readers look at without a lock. With a flush of every record there may be a worker beside, who flushes, for each log.
 func TestProduceAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	b := newBrokerOn(t, vfs.OS(), t.TempDir())
-	id := b.withTopic(t, "t", 4)
-	for _, c := range []struct{ partitions, want int }{{1, 1}, {4, 4}} {
-		if n := testing.AllocsPerRun(300, b.producing(t, produceFrame(t, id, c.partitions))); n > float64(c.want) {
-			t.Errorf("a request with %d batches allocates %v times, expected %d", c.partitions, n, c.want)
+	for _, flush := range []bool{false, true} {
+		var sets []string
+		if flush {
+			sets = []string{"log.flush.interval.messages=1"}
+		}
+		b := newBrokerOn(t, vfs.OS(), t.TempDir(), sets...)
+		id := b.withTopic(t, "t", 4)
+		for _, acks := range []int16{1, -1} {
+			for _, partitions := range []int{1, 4} {
+				want := float64(partitions)
+				if flush {
+					want *= 2
+				}
+				if n := testing.AllocsPerRun(300, b.producing(t, produceFrame(t, id, acks, partitions, 1<<10))); n > want {
+					t.Errorf("flush %v, acks %d: a request with %d batches allocates %v times, expected %v", flush, acks, partitions, n, want)
+				}
+			}
 		}
 	}
 }
@@ -66,7 +78,7 @@ func TestProduceAllocations(t *testing.T) {
 func BenchmarkProduce(b *testing.B) {
 	br := newBrokerOn(b, vfs.OS(), b.TempDir())
 	id := br.withTopic(b, "t", 4)
-	produce := br.producing(b, produceFrame(b, id, 1))
+	produce := br.producing(b, produceFrame(b, id, -1, 1, 1<<10))
 	b.ReportAllocs()
 	for b.Loop() {
 		produce()
@@ -74,11 +86,11 @@ func BenchmarkProduce(b *testing.B) {
 }
 
 // fetching returns what sends an incremental fetch again and again, in a session of some partitions of which it names
-// the busy ones: those that have a batch.
-func (b *broker) fetching(t testing.TB, partitions, busy int) func() {
+// the busy ones: those that have a batch, of a record of size bytes.
+func (b *broker) fetching(t testing.TB, partitions, busy, size int) func() {
 	id := b.withTopic(t, "t", int32(partitions))
 	if busy > 0 {
-		b.handle(t, t.Context(), produceFrame(t, id, busy))
+		b.handle(t, t.Context(), produceFrame(t, id, -1, busy, size))
 	}
 	offsets := make([]int64, partitions)
 	full := fetchRequest(13, "", id, offsets...)
@@ -92,7 +104,7 @@ func (b *broker) fetching(t testing.TB, partitions, busy int) func() {
 	again := func() {
 		epoch++
 		binary.BigEndian.PutUint32(frame[at:], epoch)
-		if n := b.handle(t, t.Context(), frame); n != want && want > 0 || n < int64(busy)<<10 {
+		if n := b.handle(t, t.Context(), frame); n != want && want > 0 || n < int64(busy*size) {
 			t.Fatalf("an answer of %d bytes, expected %d", n, want)
 		} else if epoch > 1 {
 			want = n
@@ -108,10 +120,11 @@ func TestFetchAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")
 	}
-	for _, c := range []struct{ partitions, busy int }{{1, 1}, {64, 64}, {500, 3}, {500, 0}} {
-		fetch := newBrokerOn(t, vfs.OS(), t.TempDir()).fetching(t, c.partitions, c.busy)
+	for _, c := range []struct{ partitions, busy, size int }{{1, 1, 1 << 10}, {64, 64, 1 << 10}, {500, 3, 1 << 10}, {500, 0, 1 << 10},
+		{2, 2, 700_000}} { // read when planned, and left for sendfile
+		fetch := newBrokerOn(t, vfs.OS(), t.TempDir()).fetching(t, c.partitions, c.busy, c.size)
 		if n := testing.AllocsPerRun(300, fetch); n > 0 {
-			t.Errorf("a fetch of %d of %d partitions allocates %v times", c.busy, c.partitions, n)
+			t.Errorf("a fetch of %d of %d partitions, %d bytes of each, allocates %v times", c.busy, c.partitions, c.size, n)
 		}
 	}
 }
@@ -119,7 +132,7 @@ func TestFetchAllocations(t *testing.T) {
 func BenchmarkFetch(b *testing.B) {
 	for _, c := range []struct{ partitions, busy int }{{64, 64}, {1000, 1}} {
 		b.Run(fmt.Sprintf("%d of %d", c.busy, c.partitions), func(b *testing.B) {
-			fetch := newBrokerOn(b, vfs.OS(), b.TempDir()).fetching(b, c.partitions, c.busy)
+			fetch := newBrokerOn(b, vfs.OS(), b.TempDir()).fetching(b, c.partitions, c.busy, 1<<10)
 			b.ReportAllocs()
 			for b.Loop() {
 				fetch()
@@ -131,7 +144,7 @@ func BenchmarkFetch(b *testing.B) {
 func BenchmarkProduceDurable(b *testing.B) {
 	br := newBrokerOn(b, vfs.OS(), b.TempDir(), "log.flush.interval.messages=1")
 	id := br.withTopic(b, "t", 4)
-	produce := br.producing(b, produceFrame(b, id, 1))
+	produce := br.producing(b, produceFrame(b, id, -1, 1, 1<<10))
 	b.ReportAllocs()
 	for b.Loop() {
 		produce()

@@ -84,7 +84,7 @@ func TestBurst(t *testing.T) {
 func BenchmarkProduceBurst(b *testing.B) {
 	br := newBrokerOn(b, vfs.OS(), b.TempDir())
 	id := br.withTopic(b, "t", 4)
-	frame := produceFrame(b, id, 1)
+	frame := produceFrame(b, id, -1, 1, 1<<10)
 	frames := make([][]byte, 10)
 	for i := range frames {
 		frames[i] = make([]byte, len(frame))
