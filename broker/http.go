@@ -144,7 +144,7 @@ type brokerMetrics struct{ b *Broker }
 
 var (
 	partitionsDesc = prometheus.NewDesc("moldau_partitions", "Replicas on this broker by state: online or offline, which those in a log dir that failed are too.", []string{"state"}, nil)
-	openDesc       = prometheus.NewDesc("moldau_logs_open", "Logs that have been opened since the start; a log is opened at its first use.", nil, nil)
+	openDesc       = prometheus.NewDesc("moldau_logs_open", "Logs that are open; a log is opened when it is used, and closed again when many are open and nobody uses it.", nil, nil)
 	recoverDesc    = prometheus.NewDesc("moldau_logs_to_recover", "Logs that the recovery after a stop that was not a clean one has still to look at; they are recovered at once when they are used.", nil, nil)
 	offlineDirDesc = prometheus.NewDesc("moldau_log_dir_offline", "1 while the log dir is offline: it could not be opened, or a write or sync in it failed.", []string{"dir"}, nil)
 	spaceDesc      = prometheus.NewDesc("moldau_log_dir_bytes", "Bytes of the volume of the log dir: free and total.", []string{"dir", "kind"}, nil)
@@ -210,14 +210,11 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		}
 		tp := p.TopicPartition()
 		index := fmt.Sprint(tp.Partition)
-		x, hw := p.Extent(), p.HighWatermark()
-		if !p.Used() {
-			hw = x.End // what a stop left was committed
-		}
+		x := p.Extent()
 		gauge(logSizeDesc, float64(x.Bytes), tp.Topic, index)
 		gauge(logEndDesc, float64(x.End), tp.Topic, index)
 		gauge(logStartDesc, float64(x.Start), tp.Topic, index)
-		gauge(hwDesc, float64(hw), tp.Topic, index)
+		gauge(hwDesc, float64(p.Committed(x)), tp.Topic, index)
 		gauge(damagedDesc, float64(x.Damaged), tp.Topic, index)
 	}
 	gauge(partitionsDesc, float64(online), "online")

@@ -68,11 +68,17 @@ func stopManager(t *testing.T, m *Manager) {
 
 func startManager(t *testing.T, fsys vfs.FS) *Manager {
 	t.Helper()
+	return startManagerWith(t, storage.Options{FS: fsys})
+}
+
+func startManagerWith(t *testing.T, o storage.Options) *Manager {
+	t.Helper()
 	c, _, err := config.Load(config.Sources{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := storage.OpenDir(storage.Options{FS: fsys, Path: "/log", MetaDir: "/meta"})
+	o.Path, o.MetaDir = "/log", "/meta"
+	dir, err := storage.OpenDir(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,9 +14,11 @@ const UpToHighWatermark = -1
 // wait until it has reached offset. Errors: ErrPolicy on a topic that is only compacted,
 // storage.ErrOffsetRange beyond the high watermark, and those of a partition that does not lead.
 func (p *Partition) DeleteRecords(offset int64) (lowWatermark int64, err error) {
-	if _, err := p.leads(-1); err != nil {
+	log, _, err := p.leads(-1)
+	if err != nil {
 		return -1, err
 	}
+	defer p.done()
 	if t := &p.settings.Load().topic; t.CleanupCompact && !t.CleanupDelete {
 		return -1, fmt.Errorf("%s: cleanup.policy is compact: %w", p.Name(), ErrPolicy)
 	}
@@ -27,9 +29,9 @@ func (p *Partition) DeleteRecords(offset int64) (lowWatermark int64, err error) 
 	if offset < 0 || offset > hw {
 		return -1, fmt.Errorf("%s: records before offset %d are to be deleted, the high watermark is %d: %w", p.Name(), offset, hw, storage.ErrOffsetRange)
 	}
-	if err := p.log().RaiseStart(offset); err != nil {
+	if err := log.RaiseStart(offset); err != nil {
 		return -1, err
 	}
 	p.tellWatchers()
-	return p.LogStart(), nil
+	return log.Start(), nil
 }

@@ -43,14 +43,16 @@ type ReadResult struct {
 // offset with ReadCommitted. An offset between the limit and the log end gives an empty
 // plan and no error. Errors: storage.ErrOffsetRange and those of a partition that does not lead.
 func (p *Partition) Read(o ReadOptions) (ReadResult, error) {
-	if _, err := p.leads(o.CurrentEpoch); err != nil {
+	log, _, err := p.leads(o.CurrentEpoch)
+	if err != nil {
 		return ReadResult{}, err
 	}
-	r := ReadResult{HighWatermark: p.HighWatermark(), LogStart: p.log().Start()}
-	r.Pending = p.log().End() > r.HighWatermark
-	r.LastStable = p.log().LastStable(r.HighWatermark)
+	defer p.done()
+	r := ReadResult{HighWatermark: p.HighWatermark(), LogStart: log.Start()}
+	r.Pending = log.End() > r.HighWatermark
+	r.LastStable = log.LastStable(r.HighWatermark)
 	if o.FetchedEpoch >= 0 {
-		epoch, end := p.log().EndForEpoch(o.FetchedEpoch)
+		epoch, end := log.EndForEpoch(o.FetchedEpoch)
 		if epoch < 0 {
 			return r, fmt.Errorf("%s: fetch after leader epoch %d, which the log does not know: %w", p.Name(), o.FetchedEpoch, storage.ErrOffsetRange)
 		}
@@ -64,18 +66,17 @@ func (p *Partition) Read(o ReadOptions) (ReadResult, error) {
 		limit = r.LastStable
 	}
 	var plan storage.Plan
-	var err error
 	if o.Reader == nil {
-		plan, err = p.log().Read(o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
+		plan, err = log.Read(o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
 	} else {
-		plan, err = p.log().ReadNow(o.Reader, o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
+		plan, err = log.ReadNow(o.Reader, o.Offset, limit, o.MaxBytes, o.MinOne, o.CopyBytes)
 	}
 	if err != nil {
 		return r, err
 	}
 	r.Plan = plan
 	if o.ReadCommitted && plan.Len() > 0 {
-		r.Aborted = p.log().Aborted(o.Offset, limit)
+		r.Aborted = log.Aborted(o.Offset, limit)
 	}
 	return r, nil
 }
@@ -140,8 +141,8 @@ func (x *Watch) Unhang() {
 
 // Hurry asks for a flush if there are records that wait only for one.
 func (p *Partition) Hurry() {
-	if p.log() != nil && p.settings.Load().log.FlushPolicy() {
-		p.log().RequestFlush(p.log().End())
+	if log := p.log(); log != nil && p.settings.Load().log.FlushPolicy() {
+		log.RequestFlush(log.End())
 	}
 }
 

@@ -23,11 +23,13 @@ func (p *Partition) Earliest(currentEpoch int32) (Offset, error) {
 	} else if !no {
 		return Offset{0, -1, -1}, nil
 	}
-	if _, err := p.leads(currentEpoch); err != nil {
+	log, _, err := p.leads(currentEpoch)
+	if err != nil {
 		return none, err
 	}
-	start := p.log().Start()
-	return Offset{start, -1, p.log().EpochAt(start)}, nil
+	defer p.done()
+	start := log.Start()
+	return Offset{start, -1, log.EpochAt(start)}, nil
 }
 
 // Latest is the offset behind the last record that the reader may see. ErrNotSettled
@@ -38,48 +40,52 @@ func (p *Partition) Latest(currentEpoch int32, readCommitted bool) (Offset, erro
 	} else if !no {
 		return Offset{0, -1, epoch}, nil
 	}
-	limit, epoch, err := p.readable(currentEpoch, readCommitted)
+	_, limit, epoch, err := p.readable(currentEpoch, readCommitted)
 	if err != nil {
 		return none, err
 	}
+	defer p.done()
 	return Offset{limit, -1, epoch}, nil
 }
 
-// readable is the end of what a reader may see, and the leader epoch.
-func (p *Partition) readable(currentEpoch int32, readCommitted bool) (limit int64, epoch int32, err error) {
-	if epoch, err = p.leads(currentEpoch); err != nil {
-		return -1, -1, err
+// readable is the end of what a reader may see, and the leader epoch. Without an error the log is in use until done.
+func (p *Partition) readable(currentEpoch int32, readCommitted bool) (log *storage.Log, limit int64, epoch int32, err error) {
+	if log, epoch, err = p.leads(currentEpoch); err != nil {
+		return nil, -1, -1, err
 	}
 	p.mu.Lock()
 	settled := p.mu.state.Settled()
 	p.mu.Unlock()
 	if !settled {
-		p.log().RequestFlush(p.log().End())
-		return -1, epoch, fmt.Errorf("%s: %w", p.Name(), ErrNotSettled)
+		log.RequestFlush(log.End())
+		p.done()
+		return nil, -1, epoch, fmt.Errorf("%s: %w", p.Name(), ErrNotSettled)
 	}
 	limit = p.HighWatermark()
 	if readCommitted {
-		limit = p.log().LastStable(limit)
+		limit = log.LastStable(limit)
 	}
-	return limit, epoch, nil
+	return log, limit, epoch, nil
 }
 
 // ByTimestamp is the first visible record that is as new as timestampMs.
 func (p *Partition) ByTimestamp(currentEpoch int32, timestampMs int64, readCommitted bool) (Offset, error) {
-	limit, _, err := p.readable(currentEpoch, readCommitted)
+	log, limit, _, err := p.readable(currentEpoch, readCommitted)
 	if err != nil {
 		return none, err
 	}
-	return found(p.log().ByTimestamp(timestampMs, limit))
+	defer p.done()
+	return found(log.ByTimestamp(timestampMs, limit))
 }
 
 // MaxTimestamp is the first record with the newest timestamp (KIP-734); none while that one is not visible.
 func (p *Partition) MaxTimestamp(currentEpoch int32, readCommitted bool) (Offset, error) {
-	limit, _, err := p.readable(currentEpoch, readCommitted)
+	log, limit, _, err := p.readable(currentEpoch, readCommitted)
 	if err != nil {
 		return none, err
 	}
-	t, ok, err := p.log().MaxTimestamp()
+	defer p.done()
+	t, ok, err := log.MaxTimestamp()
 	return found(t, ok && t.Offset < limit, err)
 }
 
@@ -92,13 +98,14 @@ func found(t storage.TimestampOffset, ok bool, err error) (Offset, error) {
 
 // EndForEpoch answers OffsetForLeaderEpoch: (-1, -1) when the epoch is not known.
 func (p *Partition) EndForEpoch(currentEpoch, epoch int32) (int32, int64, error) {
-	current, err := p.leads(currentEpoch)
+	log, current, err := p.leads(currentEpoch)
 	if err != nil {
 		return -1, -1, err
 	}
+	defer p.done()
 	if epoch == current {
-		return current, p.log().End(), nil // also when no record was written in it yet
+		return current, log.End(), nil // also when no record was written in it yet
 	}
-	e, end := p.log().EndForEpoch(epoch)
+	e, end := log.EndForEpoch(epoch)
 	return e, end, nil
 }

@@ -272,8 +272,13 @@ func MakeReady(ps []*Partition) {
 	group.SetLimit(32)
 	for _, p := range ps {
 		group.Go(func() error {
-			if _, err := p.leads(-1); err == nil && p.log().Fresh() {
-				p.log().Prepare()
+			log, _, err := p.leads(-1)
+			if err != nil {
+				return nil
+			}
+			defer p.done()
+			if log.Fresh() {
+				log.Prepare()
 			}
 			return nil
 		})
@@ -355,12 +360,8 @@ func highWatermarks(all []*Partition, d *storage.Dir) map[storage.TopicPartition
 		if p.LogDir() != d {
 			continue
 		}
-		if log := p.log(); log != nil && log.Segments() > 0 {
-			hw[p.tp] = p.HighWatermark()
-		} else if log == nil {
-			if x := p.Extent(); x.Segments > 0 {
-				hw[p.tp] = x.End
-			}
+		if x := p.Extent(); x.Segments > 0 {
+			hw[p.tp] = p.Committed(x)
 		}
 	}
 	return hw

@@ -17,22 +17,24 @@ import (
 // written: ErrNotLeader, ErrFencedEpoch and ErrUnknownEpoch where the owner's time is over,
 // ErrNotEnoughReplicas, *TooLargeError, and those of storage.
 func (p *Partition) AppendOwned(b record.Batch, epoch int32, nowMs int64) (Appended, error) {
-	if _, err := p.leads(max(epoch, 0)); err != nil { // protection: expected epoch
+	log, _, err := p.leads(max(epoch, 0)) // protection: expected epoch
+	if err != nil {
 		return Appended{}, err
 	}
+	defer p.done()
 	if err := p.enoughReplicas(-1); err != nil {
 		return Appended{}, err
 	}
 	if limit := int(p.settings.Load().topic.MaxMessageBytes); b.Size() > limit {
 		return Appended{}, &TooLargeError{p.Name(), b.Size(), limit, false}
 	}
-	a, err := p.log().Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: nowMs, Reserve: true})
+	a, err := log.Append(b, storage.AppendOptions{LeaderEpoch: epoch, NowMs: nowMs, Reserve: true})
 	if err != nil {
 		return Appended{}, err
 	}
-	p.advance()
+	p.advance(log)
 	if p.HighWatermark() <= a.LastOffset {
-		p.log().RequestFlush(a.LastOffset + 1)
+		log.RequestFlush(a.LastOffset + 1)
 	}
 	return Appended{BaseOffset: a.BaseOffset, LogStart: a.LogStart, LogAppendTimeMs: -1,
 		ack: ackTarget{commit: a.LastOffset + 1, epoch: epoch}}, nil
@@ -51,13 +53,15 @@ func (p *Partition) WaitCommitted(ctx context.Context, end int64, epoch int32, d
 // committed or not, and returns that end. A batch is only lent. At most about bufferBytes are in memory,
 // or one batch. An error of f ends it.
 func (p *Partition) ReadOwned(epoch int32, bufferBytes int, f func(record.Batch) error) (end int64, err error) {
-	if _, err := p.leads(max(epoch, 0)); err != nil {
+	log, _, err := p.leads(max(epoch, 0))
+	if err != nil {
 		return 0, err
 	}
-	end = p.log().End()
+	defer p.done()
+	end = log.End()
 	var buf []byte
-	for next := p.log().Start(); next < end; {
-		plan, err := p.log().Read(next, end, bufferBytes, true, 0)
+	for next := log.Start(); next < end; {
+		plan, err := log.Read(next, end, bufferBytes, true, 0)
 		if err != nil {
 			return 0, err
 		}

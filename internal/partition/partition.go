@@ -21,10 +21,10 @@ type Partition struct {
 	tp   storage.TopicPartition
 	id   wire.UUID
 	err  error        // why there is no log; set before anybody has the partition
-	held storage.Held // the log, which is opened at the first use
+	held storage.Held // the log, which is open while it is used
 
-	open atomic.Pointer[storage.Log] // nil before the first use
-	name string                      // set before open
+	open atomic.Pointer[storage.Log] // nil while it is closed; changes with mu held
+	name atomic.Pointer[string]      // of an open one, so that it need not be made for each batch
 
 	settings atomic.Pointer[settings]
 
@@ -33,6 +33,7 @@ type Partition struct {
 		state      replica.State
 		acks       []*AckWaiter // by no order: they are few
 		watches    []*Watch     // by no order
+		found      bool         // the log was opened once: state knows its ends from then on
 		gone       bool         // deleted or closed
 	}
 	// hw mirrors the state's high watermark for readers that need no lock.
@@ -59,37 +60,49 @@ func (p *Partition) start(self int32, dirs *storage.Dirs, assigned wire.UUID, a 
 	return p.err
 }
 
-// Opened implements storage.Owner: nothing was known of the log's ends before.
+// Opened implements storage.Owner. At the first time nothing was known of the log's ends; later they are where Closing left them.
 func (p *Partition) Opened(log *storage.Log) {
+	ends, name := replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}, p.tp.String()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mu.state.Found(replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()})
-	p.name = p.tp.String()
+	if p.mu.found {
+		p.mu.state.Moved(ends)
+	} else {
+		p.mu.found = true
+		p.mu.state.Found(ends)
+	}
+	p.name.Store(&name)
 	p.open.Store(log)
-	p.committedLocked()
+	p.committedLocked(log)
 }
 
-// log is the log, nil before the first use. Behind leads it is there.
+// Closing implements storage.Owner: who waits for a flush that has ended is told now, for no flush of this log will tell him.
+func (p *Partition) Closing(log *storage.Log) {
+	p.advance(log)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open.Store(nil)
+	p.name.Store(nil)
+}
+
+// log is the log, nil while it is closed. It may be closed at any moment: who does more than to look at it is between use and done.
 func (p *Partition) log() *storage.Log { return p.open.Load() }
 
-// ready opens the log if nobody did before.
-func (p *Partition) ready() error {
-	if p.log() != nil {
-		return nil
+// use opens the log if it is closed, and keeps it open until done.
+func (p *Partition) use() (*storage.Log, error) {
+	log, err := p.held.Use()
+	if err == nil || errors.Is(err, storage.ErrClosed) {
+		return log, err
 	}
-	if _, err := p.held.Open(); err != nil {
-		if errors.Is(err, storage.ErrClosed) {
-			return err
-		}
-		return &OfflineError{p.Name(), err}
-	}
-	return nil
+	return nil, &OfflineError{p.Name(), err}
 }
+
+func (p *Partition) done() { p.held.Done() }
 
 // Name is "topic-3".
 func (p *Partition) Name() string {
-	if p.log() != nil {
-		return p.name
+	if name := p.name.Load(); name != nil {
+		return *name
 	}
 	return p.tp.String()
 }
@@ -119,15 +132,15 @@ func (p *Partition) usable() error {
 }
 
 // leads checks that this broker leads the partition, and that the client's idea of the leader epoch
-// (-1: none) is the current one. After it the log is open.
-func (p *Partition) leads(currentEpoch int32) (epoch int32, err error) {
+// (-1: none) is the current one. Without an error the log is in use until done.
+func (p *Partition) leads(currentEpoch int32) (log *storage.Log, epoch int32, err error) {
 	if epoch, err = p.leadsUnopened(currentEpoch); err != nil {
-		return epoch, err
+		return nil, epoch, err
 	}
-	if err := p.ready(); err != nil {
-		return -1, err
+	if log, err = p.use(); err != nil {
+		return nil, -1, err
 	}
-	return epoch, nil
+	return log, epoch, nil
 }
 
 // leadsUnopened is leads without a use of the log.
@@ -172,8 +185,19 @@ func (p *Partition) Leader() (id, epoch int32) {
 	return p.mu.state.Leader(), p.mu.state.LeaderEpoch()
 }
 
-// HighWatermark is the offset below which records are committed; before the first use it is 0.
+// HighWatermark is the offset below which records are committed; before the log is opened for the first time it is 0.
 func (p *Partition) HighWatermark() int64 { return p.hw.Load() }
+
+// Committed is the high watermark of a partition that reaches so far: before its log is opened for the first time what a stop left, which
+// was committed.
+func (p *Partition) Committed(x storage.Extent) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.mu.found {
+		return x.End
+	}
+	return p.mu.state.HighWatermark()
+}
 
 // Fresh reports whether the first record may take longer than others: the log is not open, or has no directory yet.
 func (p *Partition) Fresh() bool {
@@ -181,10 +205,10 @@ func (p *Partition) Fresh() bool {
 	return log == nil || log.Fresh()
 }
 
-// Used reports whether the log has been opened.
+// Used reports whether the log is open.
 func (p *Partition) Used() bool { return p.log() != nil }
 
-// Extent is how far the partition reaches here; 0 while it is offline. Before the first use it is a hint.
+// Extent is how far the partition reaches here; 0 while it is offline. Before the log is opened for the first time it is a hint.
 func (p *Partition) Extent() storage.Extent {
 	if p.err != nil {
 		return storage.Extent{}
@@ -200,49 +224,47 @@ func (p *Partition) Empty() bool {
 	return p.err == nil && p.held.Empty()
 }
 
-// LogStart and LogEnd are the log's ends; 0 and 0 before the first use.
-func (p *Partition) LogStart() int64 {
-	if log := p.log(); log != nil {
-		return log.Start()
-	}
-	return 0
-}
+// LogStart is the first offset that may be read, as Extent says it.
+func (p *Partition) LogStart() int64 { return p.Extent().Start }
 
-// LogEnd is the offset that the next record gets.
-func (p *Partition) LogEnd() int64 {
-	if log := p.log(); log != nil {
-		return log.End()
-	}
-	return 0
-}
+// LogEnd is the offset that the next record gets, as Extent says it.
+func (p *Partition) LogEnd() int64 { return p.Extent().End }
 
 // advance brings the replica state up to date with the log and wakes who waited for it.
 // The log calls it after a flush, Append after a write.
-func (p *Partition) advance() {
-	ends := replica.Ends{LogEnd: p.log().End(), Flushed: p.log().Flushed()}
+func (p *Partition) advance(log *storage.Log) {
+	ends, failed := replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}, log.Err() != nil
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	risen := p.mu.state.Moved(ends)
 	if risen {
-		p.committedLocked()
+		p.committedLocked(log)
 	}
-	p.wakeAcksLocked(ends)
+	p.wakeAcksLocked(ends, failed)
 	if risen {
 		p.wakeWatchersLocked()
 	}
 }
 
 // committedLocked tells readers and the log how far the high watermark is.
-func (p *Partition) committedLocked() {
+func (p *Partition) committedLocked(log *storage.Log) {
 	hw := p.mu.state.HighWatermark()
 	p.hw.Store(hw)
-	p.log().SetCommitted(hw)
+	log.SetCommitted(hw)
+}
+
+// endsLocked is how far the log reaches. A closed one was flushed, and reaches as far as it did then.
+func (p *Partition) endsLocked() replica.Ends {
+	if log := p.log(); log != nil {
+		return replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}
+	}
+	return p.mu.state.Ends()
 }
 
 // Flushed implements storage.Owner: a flush ended, or the log dir went offline.
 func (p *Partition) Flushed() {
-	if p.log() != nil {
-		p.advance()
+	if log := p.log(); log != nil {
+		p.advance(log)
 	}
 }
 
@@ -285,9 +307,10 @@ type Staged struct {
 // Prepare validates a produced batch for the log of a partition that this broker leads. The batch's bytes are changed
 // (timestamps, and by AppendAll offsets and leader epoch) and needed until AppendAll.
 func (p *Partition) Prepare(out *Staged, b record.Batch, o AppendOptions) (err error) {
-	if _, err := p.leads(-1); err != nil {
+	if _, _, err := p.leads(-1); err != nil {
 		return err
 	}
+	defer p.done()
 	if err := p.enoughReplicas(o.Acks); err != nil {
 		return err
 	}
@@ -301,13 +324,14 @@ func (p *Partition) Prepare(out *Staged, b record.Batch, o AppendOptions) (err e
 // AppendAll appends what was prepared for this partition, in that order. It does not wait for replicas or the disk's flush:
 // that is WaitAck.
 func (p *Partition) AppendAll(staged []*Staged) {
-	epoch, err := p.leads(-1)
+	log, epoch, err := p.leads(-1)
 	if err != nil {
 		for _, x := range staged {
 			x.Err = err
 		}
 		return
 	}
+	defer p.done()
 	var room [storage.MaxTogether]storage.Entry // as many as the log writes at once
 	s, end := p.settings.Load(), int64(0)
 	for len(staged) > 0 {
@@ -315,7 +339,7 @@ func (p *Partition) AppendAll(staged []*Staged) {
 		for i := range some {
 			some[i] = storage.Entry{Batch: staged[i].batch, Options: storage.AppendOptions{LeaderEpoch: epoch, NowMs: staged[i].nowMs}}
 		}
-		p.log().AppendAll(some)
+		log.AppendAll(some)
 		for i := range some {
 			staged[i].settle(&some[i], s, epoch)
 			if some[i].Err == nil {
@@ -328,9 +352,9 @@ func (p *Partition) AppendAll(staged []*Staged) {
 	if end == 0 {
 		return
 	}
-	p.advance()
+	p.advance(log)
 	if s.log.FlushPolicy() && p.HighWatermark() < end && p.tellWatchers() {
-		p.log().RequestFlush(end)
+		log.RequestFlush(end)
 	}
 }
 
@@ -464,11 +488,22 @@ func (p *Partition) AckReady(a Appended) bool {
 	if a.ack == (ackTarget{}) {
 		return true
 	}
-	ends := replica.Ends{LogEnd: p.log().End(), Flushed: p.log().Flushed()}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	done, _ := p.reachedLocked(a.ack, ends)
-	return done || p.log().Err() != nil
+	done, _ := p.reachedLocked(a.ack, p.endsLocked())
+	p.mu.Unlock()
+	return done || p.logErr() != nil
+}
+
+// logErr says why the open log takes no more appends; nil also while it is closed, for then nothing waits for it.
+func (p *Partition) logErr() error {
+	log := p.log()
+	if log == nil {
+		return nil
+	}
+	if err := log.Err(); err != nil && p.log() == log { // else it was closed meanwhile
+		return err
+	}
+	return nil
 }
 
 // WaitAck returns when the append may be acknowledged: with acks=all when the high
@@ -488,10 +523,9 @@ func (p *Partition) WaitAck(ctx context.Context, w *AckWaiter, a Appended, deadl
 	}()
 	for {
 		began := false
-		ends := replica.Ends{LogEnd: p.log().End(), Flushed: p.log().Flushed()}
 		p.mu.Lock()
 		if !w.done {
-			w.done, w.err = p.reachedLocked(a.ack, ends)
+			w.done, w.err = p.reachedLocked(a.ack, p.endsLocked())
 		}
 		if !w.done && !hung {
 			hung, began = true, true
@@ -503,12 +537,12 @@ func (p *Partition) WaitAck(ctx context.Context, w *AckWaiter, a Appended, deadl
 		if done {
 			return err
 		}
-		if err := p.log().Err(); err != nil {
+		if err := p.logErr(); err != nil {
 			return err
 		}
 		if began {
-			if p.settings.Load().log.FlushPolicy() {
-				p.log().RequestFlush(max(a.ack.commit, a.ack.flush))
+			if log := p.log(); log != nil && p.settings.Load().log.FlushPolicy() {
+				log.RequestFlush(max(a.ack.commit, a.ack.flush))
 			}
 			continue // what moved before the waiter was hung in must not be missed
 		}
@@ -549,8 +583,7 @@ func (p *Partition) forget(w *AckWaiter) {
 	}
 }
 
-func (p *Partition) wakeAcksLocked(ends replica.Ends) {
-	failed := p.log().Err() != nil
+func (p *Partition) wakeAcksLocked(ends replica.Ends, failed bool) {
 	for _, w := range p.mu.acks {
 		if !w.done {
 			w.done, w.err = p.reachedLocked(w.target, ends)
@@ -575,8 +608,10 @@ func (p *Partition) apply(a replica.Assignment, s *settings) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		changed := p.mu.state.Apply(a)
-		if p.log() != nil {
-			p.committedLocked() // it was opened meanwhile
+		if log := p.log(); log != nil {
+			p.committedLocked(log) // it was opened meanwhile
+		} else if p.mu.found {
+			p.hw.Store(p.mu.state.HighWatermark())
 		}
 		if changed {
 			p.wakeWatchersLocked()
@@ -586,13 +621,13 @@ func (p *Partition) apply(a replica.Assignment, s *settings) {
 	if a.FlushPolicy && old != nil && !old.log.FlushPolicy() {
 		log.RequestFlush(log.End()) // a stricter policy first flushes what is there
 	}
-	ends := replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}
+	ends, failed := replica.Ends{LogEnd: log.End(), Flushed: log.Flushed()}, log.Err() != nil
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	changed := p.mu.state.Apply(a)
 	p.mu.state.Moved(ends)
-	p.committedLocked()
-	p.wakeAcksLocked(ends)
+	p.committedLocked(log)
+	p.wakeAcksLocked(ends, failed)
 	if changed {
 		p.wakeWatchersLocked()
 	}
@@ -641,8 +676,9 @@ func (p *Partition) Path() string {
 
 // Damage lists what is known to be damaged on the disk; its records cannot be read.
 func (p *Partition) Damage() []storage.Damage {
-	if p.log() == nil {
-		return nil
+	log := p.log()
+	if log == nil {
+		return nil // with damage it would be open
 	}
-	return p.log().Damage()
+	return log.Damage()
 }

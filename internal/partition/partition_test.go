@@ -62,7 +62,7 @@ func leader(t *testing.T, fsys vfs.FS, sets ...string) (*Partition, *storage.Dir
 	cfg := storage.LogConfig{SegmentBytes: 1 << 20, IndexIntervalBytes: 4096, SegmentIndexBytes: 1 << 20, FlushMessages: top.FlushMessages, MaxInflatedBytes: 1 << 20}
 	err = p.start(1, storage.OneDir(dir), wire.UUID{}, replica.Assignment{Leader: 1, LeaderEpoch: 4, ISR: []int32{1}, MinISR: 1, FlushPolicy: cfg.FlushPolicy()}, &settings{top, cfg})
 	if err == nil {
-		err = p.ready()
+		_, err = p.use() // for as long as the test
 	}
 	if err != nil {
 		t.Fatal(err)

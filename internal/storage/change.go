@@ -202,19 +202,43 @@ func (l *Log) cutPosition(s *segment, offset int64) (pos, base int64, err error)
 	return b.pos, min(offset, b.base), nil // less where compaction left a gap
 }
 
-// settleDown ends appends, flushes, and writes what a restart and Kafka want to find, without syncing more than the
-// records. The record is for the manifest, to be added when a SyncTree has followed; it is nil where the manifest has it
-// already. The log is still to be retired. Called by Dir.Close.
-func (l *Log) settleDown() (record []byte, err error) {
+// settleDown ends appends and leaves the log. It is still to be retired. Called by Dir.Close.
+func (l *Log) settleDown() (left, error) {
 	defer l.pauseCleaning()()
 	l.files.Lock()
 	defer l.files.Unlock()
 	if !l.refuse(ErrClosed) {
-		return nil, nil
+		return left{}, nil
 	}
-	v := l.view.Load()
+	return l.leaveFiles()
+}
+
+// left is a log whose files are as a restart and Kafka want to find them, as long as it does not change.
+type left struct {
+	record    []byte // for the manifest, when a SyncTree has followed; nil where the manifest has it already
+	view      *view
+	end       *mark
+	epochsGen int64
+}
+
+// leave writes what a restart and Kafka want to find, and syncs no more of it than the records. The log may be in use.
+func (l *Log) leave() (left, error) {
+	l.files.Lock()
+	defer l.files.Unlock()
+	if err := l.Err(); err != nil {
+		return left{}, err
+	}
+	return l.leaveFiles()
+}
+
+// leaveFiles is leave with l.files held.
+func (l *Log) leaveFiles() (now left, err error) {
+	l.mu.Lock()
+	now.view, now.end, now.epochsGen = l.view.Load(), l.end.Load(), l.mu.epochsGen
+	l.mu.Unlock()
+	v := now.view
 	if len(v.segments) == 0 || l.dir.offline() != nil {
-		return nil, nil
+		return now, nil
 	}
 	last := v.segments[len(v.segments)-1]
 	l.mu.Lock()
@@ -222,17 +246,23 @@ func (l *Log) settleDown() (record []byte, err error) {
 	err = l.mendLocked(last) // Kafka believes a clean stop and reads to the end of the file
 	l.mu.Unlock()
 	if err != nil || !torn && l.resting(v) {
-		return nil, err
+		return now, err
 	}
 	last.finishIndex()
 	pt, err := l.writePoint(false)
-	if err == nil && pt != nil {
-		err = l.writeEndSnapshot(v)
-	}
 	if err != nil || pt == nil {
-		return nil, err
+		return now, err
 	}
-	return manifestRecord(kindRest, l.key(), l.tp, l.restOf(v).encode(pt)), nil
+	if err := l.writeEndSnapshot(v); err != nil {
+		return now, l.dir.failed(err)
+	}
+	now.record = manifestRecord(kindRest, l.key(), l.tp, l.restOf(v).encode(pt))
+	return now, nil
+}
+
+// unchangedLocked reports whether the log is still as it was left. l.mu is held.
+func (l *Log) unchangedLocked(now left) bool {
+	return l.view.Load() == now.view && l.end.Load() == now.end && l.mu.epochsGen == now.epochsGen // protection: a log at rest is as it was left
 }
 
 // resting says that everything is on the disk as settleDown would leave it: a stop did, and nothing has changed since.
@@ -317,9 +347,7 @@ func (l *Log) Delete() error {
 		return nil
 	}
 	d := l.dir
-	d.mu.Lock()
-	delete(d.mu.logs, l.key())
-	d.mu.Unlock()
+	d.letGo(l.key())
 	l.retire()
 	return d.removePartition(l.tp, l.id)
 }

@@ -109,10 +109,11 @@ func (c *cleaner) startWork() {
 
 // compactOne compacts the log that needs it most and reports whether there was one, and no reason to wait.
 func (c *cleaner) compactOne() bool {
-	l := c.dirtiest(time.Now().UnixMilli())
+	h, l := c.dirtiest(time.Now().UnixMilli())
 	if l == nil {
 		return false
 	}
+	defer h.Done()
 	cfg, begun := c.config(), time.Now()
 	pace := &pacer{stop: c.stop, perSecond: func() float64 { return c.config().BytesPerSecond }}
 	stats, done, err := l.compact(begun.UnixMilli(), cfg.DedupeBytes, cfg.LoadFactor, pace)
@@ -148,41 +149,57 @@ func (c *cleaner) compactOne() bool {
 	return true
 }
 
-// dirtiest returns the log that is to be compacted next, or nil: one of those that are due, the
+// dirtiest returns the log that is to be compacted next, with a use that is to be ended, or nil: one of those that are due, the
 // largest share of dirty bytes first.
-func (c *cleaner) dirtiest(nowMs int64) (best *Log) {
+func (c *cleaner) dirtiest(nowMs int64) (of *Held, best *Log) {
 	ratio, largest := -1.0, 0.0
 	for _, h := range c.dir.held() {
 		select {
 		case <-c.stop:
-			return nil
+			if of != nil {
+				of.Done()
+			}
+			return nil, nil
 		default:
 		}
 		if !h.Config().CleanupCompact {
 			continue
 		}
-		l := h.openFor((*manifestEntry).compactable)
-		if l == nil || l.Uncleanable() != nil || l.Err() != nil {
+		l := h.useFor((*manifestEntry).compactable)
+		if l == nil {
 			continue
 		}
-		what, err := l.compactable(nowMs)
-		if errors.Is(err, ErrClosed) {
-			continue
-		}
-		if err != nil {
-			l.unclean.Store(&err)
-			c.dir.log.Error("log is not compacted any more until the broker is restarted", "partition", l.tp.String(), "error", err)
-			continue
-		}
+		what := c.look(l, nowMs)
 		largest = math.Max(largest, what.ratio())
-		if what.due() && what.ratio() > ratio {
-			best, ratio = l, what.ratio()
+		if !what.due() || what.ratio() <= ratio {
+			h.Done()
+			continue
 		}
+		if of != nil {
+			of.Done()
+		}
+		of, best, ratio = h, l, what.ratio()
 	}
 	c.mu.Lock()
 	c.mu.stats.MaxDirtyRatio = largest
 	c.mu.Unlock()
-	return best
+	return of, best
+}
+
+// look says what there is to compact in a log, nothing if it cannot be compacted.
+func (c *cleaner) look(l *Log, nowMs int64) (what compactable) {
+	if l.Uncleanable() != nil || l.Err() != nil {
+		return what
+	}
+	what, err := l.compactable(nowMs)
+	if err == nil {
+		return what
+	}
+	if !errors.Is(err, ErrClosed) {
+		l.unclean.Store(&err)
+		c.dir.log.Error("log is not compacted any more until the broker is restarted", "partition", l.tp.String(), "error", err)
+	}
+	return compactable{}
 }
 
 func (c *cleaner) close() {

@@ -313,18 +313,30 @@ type coldClient struct {
 	queued  bool    // is in coldQueue.mu.order
 }
 
-// addLocked makes a scan, and forgets those of clients that have not come for long.
-func (q *coldQueue) addLocked(client any, l *Log, now time.Time) *scan {
-	if now.Sub(q.mu.swept) > coldForget/4 {
-		q.mu.swept = now
-		for _, c := range q.mu.clients {
-			for _, s := range slices.Clone(c.scans) {
-				if !s.busy && now.Sub(s.used) > coldForget {
-					q.removeLocked(s)
-				}
+// sweep forgets the scans of clients that have not come for long.
+func (q *coldQueue) sweep(now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.sweepLocked(now)
+}
+
+func (q *coldQueue) sweepLocked(now time.Time) {
+	if now.Sub(q.mu.swept) <= coldForget/4 {
+		return
+	}
+	q.mu.swept = now
+	for _, c := range q.mu.clients {
+		for _, s := range slices.Clone(c.scans) {
+			if !s.busy && now.Sub(s.used) > coldForget {
+				q.removeLocked(s)
 			}
 		}
 	}
+}
+
+// addLocked makes a scan, and forgets those of clients that have not come for long.
+func (q *coldQueue) addLocked(client any, l *Log, now time.Time) *scan {
+	q.sweepLocked(now)
 	c := q.mu.clients[client]
 	if c == nil {
 		c = &coldClient{key: client}

@@ -31,6 +31,8 @@ type Options struct {
 
 	FlushWorkers     int           // logs that are synced at the same time; 32
 	OpenFiles        int           // segment files kept open without a user; 1000
+	OpenLogs         int           // logs kept open though nobody has used them for a while; 1000
+	CloseRound       time.Duration // what is open beyond that is closed after one to two rounds without a use; 15 s
 	IndexBytes       int64         // indexes of sealed segments kept in memory; 32 MiB
 	PointBytes       int64         // appended bytes after which a log gets a new point; 16 MiB
 	UnflushedBytes   int64         // appended without a flush policy, in all logs, before a point is made for their sake; 256 MiB
@@ -43,6 +45,8 @@ type Options struct {
 func (o *Options) defaults() {
 	setDefault(&o.FlushWorkers, 32)
 	setDefault(&o.OpenFiles, 1000)
+	setDefault(&o.OpenLogs, 1000)
+	setDefault(&o.CloseRound, 15*time.Second)
 	setDefault(&o.IndexBytes, 32<<20)
 	setDefault(&o.PointBytes, 16<<20)
 	setDefault(&o.UnflushedBytes, 256<<20)
@@ -114,6 +118,8 @@ type Dir struct {
 	mu struct {
 		sync.Mutex // guards the following; a leaf
 		logs       map[partitionKey]*Held
+		open       []*Held                 // those of them whose logs are open, in no order; see Held.openAt
+		closing    bool                    // there is a closer
 		names      map[TopicPartition]bool // partition directories; nil: look for each
 		deleted    []string                // directories that were being removed at the last stop
 		points     []*Log                  // want a point; each at most once
@@ -485,26 +491,16 @@ func (d *Dir) Close() error {
 
 // settleDown closes logs: first every log writes its files, then all of them are made durable at once, and only then the
 // manifest says so.
-func (d *Dir) settleDown(logs []*Log) (errs []error) {
-	records := make([][]byte, len(logs))
-	failed := make([]error, len(logs))
-	var group errgroup.Group
-	group.SetLimit(closers)
-	for i, l := range logs {
-		group.Go(func() error {
-			records[i], failed[i] = l.settleDown()
-			return nil
-		})
-	}
-	_ = group.Wait() // the functions report by themselves
-	errs = slices.DeleteFunc(failed, func(err error) bool { return err == nil })
-	records = slices.DeleteFunc(records, func(r []byte) bool { return r == nil })
-	if len(records) > 0 && d.offline() == nil {
-		err := d.fs.SyncTree(d.path) // protection: sync of all
-		if err == nil {
-			err = d.manifest.addRecords(records, true)
+func (d *Dir) settleDown(logs []*Log) []error {
+	all, errs := d.leaveAll(logs, closers, (*Log).settleDown)
+	var records [][]byte
+	for _, now := range all {
+		if now.record != nil {
+			records = append(records, now.record)
 		}
-		if err != nil {
+	}
+	if len(records) > 0 && d.offline() == nil {
+		if err := d.manifest.addRecords(records, true); err != nil {
 			errs = append(errs, d.failed(err))
 		}
 	}
@@ -512,6 +508,32 @@ func (d *Dir) settleDown(logs []*Log) (errs []error) {
 		l.retire()
 	}
 	return errs
+}
+
+// leaveAll has every log write its files, several at a time, and makes them durable at once. Of a log that could not, and of all if that
+// sync failed, the result is zero.
+func (d *Dir) leaveAll(logs []*Log, together int, leave func(*Log) (left, error)) (all []left, errs []error) {
+	all = make([]left, len(logs))
+	failed := make([]error, len(logs))
+	var group errgroup.Group
+	group.SetLimit(together)
+	for i, l := range logs {
+		group.Go(func() error {
+			if all[i], failed[i] = leave(l); failed[i] != nil {
+				all[i] = left{}
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // the functions report by themselves
+	errs = slices.DeleteFunc(failed, func(err error) bool { return err == nil })
+	if slices.ContainsFunc(all, func(now left) bool { return now.record != nil }) && d.offline() == nil {
+		if err := d.fs.SyncTree(d.path); err != nil { // protection: sync of all
+			errs = append(errs, d.failed(err))
+			clear(all)
+		}
+	}
+	return all, errs
 }
 
 // writeStop leaves what Kafka wants to find after a clean stop. A partition directory that nobody holds, because no topic

@@ -163,13 +163,13 @@ func (ds *Dirs) Hold(h *Held, tp TopicPartition, topicID, assigned wire.UUID, cf
 	return err
 }
 
-// OpenLog is Hold and Open. flushed is called as Owner.Flushed.
+// OpenLog is Hold and a Use without an end. flushed is called as Owner.Flushed.
 func (ds *Dirs) OpenLog(tp TopicPartition, topicID, assigned wire.UUID, cfg LogConfig, flushed func()) (*Log, error) {
 	h := &Held{}
 	if err := ds.Hold(h, tp, topicID, assigned, &cfg, flushedFunc(flushed)); err != nil {
 		return nil, err
 	}
-	return h.openOrLetGo()
+	return h.useOrLetGo()
 }
 
 // dirOf is the log dir that has a partition's data; nil if none has.

@@ -1,7 +1,7 @@
 // Package storage keeps partitions as segmented, append-only logs in Kafka's own
 // file formats, and alone knows which of their bytes are durable. Its door is Dirs (the log
 // dirs of a broker: which partition is in which), Dir (one of them: identity, lock, background work, cleaning), Held (a partition whose
-// log is opened at its first use) and Log (one partition: Append, Read, ReadNow, RequestFlush, Truncate, RaiseStart, lookups).
+// log is open while it is used) and Log (one partition: Append, Read, ReadNow, RequestFlush, Truncate, RaiseStart, lookups).
 //
 // # Invariants
 //
@@ -38,6 +38,8 @@
 //	    Before they are known, a reader gets only batches that continue each other (see batchOrder); their CRC is the client's to check.
 //	S15, S16: the journal, see journal.go.
 //	S17 A log is recovered before its first use, and what is known of it before (Held) but for S9 is a hint.
+//	S18 Whoever uses a log has the only one that there is of the partition; one that nobody uses may be closed, and
+//	    opens as what it was: see Held and closer.go.
 //
 // # Files
 //

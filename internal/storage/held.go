@@ -15,29 +15,40 @@ import (
 	"moldau/internal/wire"
 )
 
-// Held is one partition in a log dir. Its log is opened at its first use: of one that nobody uses there is only this, and what
-// the manifest says of it.
+// Held is one partition in a log dir. Its log is opened at its first use, and closed again when nobody has used it for a while and many
+// are open (closer.go): of one that nobody uses there is only this, and what the manifest says of it.
 //
 // What is known without the log is that there is data, that its directory is there (S9), and a hint at its extent.
-// Everything else, above all where the log ends, is known when Open has returned, which has recovered the log then.
+// Everything else, above all where the log ends, is known when Use has returned, which has recovered the log then.
 // So nobody can tell whether a log was opened at the start or later, but by the time that the first one waits.
+//
+// S18: users is at least openLog exactly while the log is open, and a log is closed only at openLog: whoever is between Use and
+// Done has the one log that there is of the partition.
 type Held struct {
 	tp    TopicPartition
 	id    wire.UUID
 	dir   *Dir
 	owner Owner
 	cfg   atomic.Pointer[LogConfig] // immutable, shared by the partitions of a topic
-	log   atomic.Pointer[Log]       // nil before the first use
+	log   atomic.Pointer[Log]       // nil while it is closed
+	users atomic.Int64              // how many use the log, and openLog while it is open
+	used  atomic.Bool               // by somebody from outside, since the closer looked last
 
-	opening sync.Mutex // held over the opening of the log and its deletion; guards ended
+	opening sync.Mutex // held over the opening of the log, its closing and its deletion; guards ended
 	ended   bool       // deleted
 	failed  atomic.Pointer[openFailure]
+	openAt  int32 // the place in Dir.mu.open, plus one; guarded by Dir.mu
 }
+
+// openLog is what an open log adds to its number of users.
+const openLog = 1 << 40
 
 // Owner is whom a log serves.
 type Owner interface {
-	// Opened is called once, when the log is there and nobody else has it yet.
+	// Opened is called when the log was opened and nobody else has it yet: once, and again whenever it was closed before.
 	Opened(*Log)
+	// Closing is called before an open log is closed that nobody uses. All of it is flushed. No use of it comes after it.
+	Closing(*Log)
 	// Flushed is called after Log.Flushed has risen or the log dir went offline, without locks. It must not block.
 	Flushed()
 }
@@ -45,8 +56,9 @@ type Owner interface {
 // flushedFunc is an owner that cares for flushes only.
 type flushedFunc func()
 
-func (f flushedFunc) Opened(*Log) {}
-func (f flushedFunc) Flushed()    { f() }
+func (f flushedFunc) Opened(*Log)  {}
+func (f flushedFunc) Closing(*Log) {}
+func (f flushedFunc) Flushed()     { f() }
 
 // openFailure is why a log could not be opened. What may pass is tried again.
 type openFailure struct {
@@ -88,8 +100,10 @@ func (d *Dir) Hold(h *Held, tp TopicPartition, topicID wire.UUID, cfg *LogConfig
 	d.mu.logs[h.key()] = h
 	d.mu.Unlock()
 	if exists && (!recorded || len(entry.damaged()) > 0) {
-		_, err := h.openOrLetGo()
-		return err
+		if _, err := h.useOrLetGo(); err != nil {
+			return err
+		}
+		h.Done()
 	}
 	return nil
 }
@@ -103,18 +117,18 @@ func (h *Held) lost(recorded, exists bool) error {
 		h.dir.partitionPath(h.tp), ErrMissing, h.dir.opts.ManifestDir, h.tp)
 }
 
-// OpenLog is Hold and Open. flushed is called as Owner.Flushed.
+// OpenLog is Hold and a Use without an end. flushed is called as Owner.Flushed.
 func (d *Dir) OpenLog(tp TopicPartition, topicID wire.UUID, cfg LogConfig, flushed func()) (*Log, error) {
 	h := &Held{}
 	if err := d.Hold(h, tp, topicID, &cfg, flushedFunc(flushed)); err != nil {
 		return nil, err
 	}
-	return h.openOrLetGo()
+	return h.useOrLetGo()
 }
 
-// openOrLetGo is Open; after an error nobody holds the partition.
-func (h *Held) openOrLetGo() (*Log, error) {
-	l, err := h.Open()
+// useOrLetGo is Use; after an error nobody holds the partition.
+func (h *Held) useOrLetGo() (*Log, error) {
+	l, err := h.Use()
 	if err != nil {
 		h.dir.mu.Lock()
 		delete(h.dir.mu.logs, h.key())
@@ -128,14 +142,32 @@ func (h *Held) key() partitionKey { return partitionKey{h.id, h.tp.Partition} }
 // Log is the log if it is open, else nil.
 func (h *Held) Log() *Log { return h.log.Load() }
 
-// Open returns the log, which is recovered if it is opened only now. An error that is for good comes again with every call.
-func (h *Held) Open() (*Log, error) {
-	if l := h.log.Load(); l != nil {
-		return l, nil
+// Use returns the log and keeps it open until Done. If it is opened only now it is recovered first. An error that is for good comes again
+// with every call; after an error there is no Done.
+func (h *Held) Use() (*Log, error) {
+	if !h.used.Load() {
+		h.used.Store(true)
 	}
+	return h.use()
+}
+
+// Done ends what Use began.
+func (h *Held) Done() {
+	if h.users.Add(-1) < openLog {
+		panic("BUG: more uses of a log have ended than begun: " + h.tp.String())
+	}
+}
+
+// use is Use for work in the background, which keeps no log from being closed for long.
+func (h *Held) use() (*Log, error) {
+	if h.users.Add(1) > openLog {
+		return h.log.Load(), nil
+	}
+	h.users.Add(-1)
 	h.opening.Lock()
 	defer h.opening.Unlock()
 	if l := h.log.Load(); l != nil {
+		h.users.Add(1)
 		return l, nil
 	}
 	if h.ended {
@@ -154,7 +186,17 @@ func (h *Held) Open() (*Log, error) {
 		return nil, err
 	}
 	h.failed.Store(nil)
+	h.users.Add(openLog + 1)
 	return l, nil
+}
+
+// Open opens the log if it is not, and keeps nobody from closing it again.
+func (h *Held) Open() (*Log, error) {
+	l, err := h.Use()
+	if err == nil {
+		h.Done()
+	}
+	return l, err
 }
 
 // Err says why the log could not be opened when that was tried last, or nil.
@@ -165,7 +207,7 @@ func (h *Held) Err() error {
 	return nil
 }
 
-// open is Open with h.opening held.
+// open is use of a closed log, with h.opening held.
 func (h *Held) open() (*Log, error) {
 	d, cfg := h.dir, h.cfg.Load()
 	if err := d.offline(); err != nil {
@@ -219,6 +261,9 @@ func (h *Held) open() (*Log, error) {
 		return nil, ErrClosed
 	}
 	h.log.Store(l)
+	d.mu.open = append(d.mu.open, h)
+	h.openAt = int32(len(d.mu.open))
+	d.hireCloserLocked()
 	d.mu.Unlock()
 	if now := h.cfg.Load(); now != cfg {
 		l.setConfig(now) // it changed meanwhile, and SetConfig found no log
@@ -289,9 +334,7 @@ func (h *Held) Delete() error {
 	if l := h.log.Load(); l != nil {
 		return l.Delete()
 	}
-	d.mu.Lock()
-	delete(d.mu.logs, h.key())
-	d.mu.Unlock()
+	d.letGo(h.key())
 	return d.removePartition(h.tp, h.id)
 }
 
@@ -424,19 +467,18 @@ func (h *Held) asItWasLeft(entry *manifestEntry) bool {
 	return pt.offset == pt.segment || !exists(h.dir.fs, path.Join(dir, segmentFile(pt.offset, logSuffix)))
 }
 
-// openFor opens the log for work in the background, if what is known of it does not rule out that there is some. Of a log that
-// the recovery has still to look at nothing is known.
-func (h *Held) openFor(work func(e *manifestEntry, cfg *LogConfig) bool) *Log {
-	if l := h.log.Load(); l != nil {
-		return l
+// useFor is use for work in the background, if what is known of a closed log does not rule out that there is some; else, or after an error,
+// it returns nil. Of a log that the recovery has still to look at nothing is known.
+func (h *Held) useFor(work func(e *manifestEntry, cfg *LogConfig) bool) *Log {
+	if h.log.Load() == nil {
+		e := h.dir.manifest.entry(h.key())
+		if e == nil || !e.present || !work(e, h.cfg.Load()) {
+			return nil
+		}
 	}
-	e := h.dir.manifest.entry(h.key())
-	if e == nil || !e.present || !work(e, h.cfg.Load()) {
-		return nil
-	}
-	l, err := h.Open()
+	l, err := h.use()
 	if err != nil {
-		return nil // Open has said so
+		return nil // use has said so
 	}
 	return l
 }

@@ -19,7 +19,8 @@ func (c *committer) Opened(l *Log) {
 	c.opened.Add(1)
 	l.SetCommitted(l.End())
 }
-func (c *committer) Flushed() {}
+func (c *committer) Closing(*Log) {}
+func (c *committer) Flushed()     {}
 
 func heldAll(t *testing.T, d *Dir, n int, cfg *LogConfig, owner Owner) []*Held {
 	t.Helper()

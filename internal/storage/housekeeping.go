@@ -131,11 +131,12 @@ func (h *housekeeper) retainAll() {
 			return
 		default:
 		}
-		l := held.openFor((*manifestEntry).retainable)
+		l := held.useFor((*manifestEntry).retainable)
 		if l == nil {
 			continue
 		}
 		bytes, err := l.retain(time.Now().UnixMilli())
+		held.Done()
 		h.mu.Lock()
 		h.mu.removed += bytes
 		h.mu.Unlock()

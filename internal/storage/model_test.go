@@ -72,6 +72,7 @@ type model struct {
 	opts    vfs.MemOptions
 	dir     *Dir
 	log     *Log
+	of      *Held
 	cfg     LogConfig
 	id      wire.UUID
 	batches []record.Batch // what was appended, in order
@@ -87,7 +88,8 @@ type model struct {
 	compacted int64 // below it a compaction was tried
 	committed int64 // the largest high watermark that the log was told
 	late      *rand.Rand
-	stopped   *Extent // what a clean stop left, nil if the last one was none
+	idle      *rand.Rand // its own, too
+	stopped   *Extent    // what a clean stop left, nil if the last one was none
 	disk      *faultyDisk
 	reader    *Reader
 	refused   []record.Batch // appends at the log end that found no room
@@ -290,9 +292,14 @@ func (m *model) openLog() (*Log, error) {
 		m.late = rand.New(rand.NewPCG(uint64(m.id[2]), 14)) // its own, so that a seed means the same operations
 	}
 	if m.late.IntN(3) == 0 {
-		return m.dir.OpenLog(modelTP, m.id, m.cfg, func() {})
+		m.of = &Held{}
+		if err := m.dir.Hold(m.of, modelTP, m.id, &m.cfg, flushedFunc(func() {})); err != nil {
+			return nil, err
+		}
+		return m.of.Open()
 	}
 	h := &Held{}
+	m.of = h
 	if err := m.dir.Hold(h, modelTP, m.id, &m.cfg, flushedFunc(func() {})); err != nil {
 		return nil, err
 	}
@@ -754,6 +761,14 @@ func planBatches(p Plan) ([]byte, int64, error) {
 }
 
 func (m *model) step() error {
+	if m.idle == nil {
+		m.idle = rand.New(rand.NewPCG(uint64(m.id[2]), 15))
+	}
+	if m.idle.IntN(30) == 0 {
+		if err := m.closeIdle(); err != nil {
+			return err
+		}
+	}
 	m.nowMs += int64(m.rnd.IntN(3000))
 	switch k := m.rnd.IntN(100); {
 	case k < 40:
@@ -857,6 +872,47 @@ func (m *model) readBadDisk() error {
 		return fmt.Errorf("S14: the disk is well again, and the log still knows of %v", d)
 	}
 	return m.readAll()
+}
+
+// closeIdle closes the log as one that nobody uses, mostly, and opens it again: it is what it was.
+func (m *model) closeIdle() error {
+	h, old := m.of, m.log
+	if m.idle.IntN(4) == 0 { // it changes after its files were written
+		now, err := old.leave()
+		if err != nil {
+			return err
+		}
+		if err := m.append(); err != nil {
+			return err
+		}
+		if old.End() > now.end.offset && h.close(old, now) {
+			return fmt.Errorf("S18: a log was closed that has changed")
+		}
+		return nil
+	}
+	closed := m.dir.closeAll([]*Held{h})
+	m.note("close at %d: %d", old.End(), closed)
+	if closed == 0 {
+		return m.dir.Err() // it knows what is written nowhere, or there was no room
+	}
+	want := Extent{old.Start(), old.End(), old.SizeBytes(), old.Segments(), 0}
+	if got := h.Extent(); got != want && want.Segments > 0 {
+		return fmt.Errorf("S18: a log that was closed is said to have %+v, it has %+v", got, want)
+	}
+	l, err := h.Open()
+	if err != nil {
+		return fmt.Errorf("open a log that was closed: %w", err)
+	}
+	m.log = l
+	l.SetCommitted(old.committed.Load())
+	if l.End() != old.End() || l.Start() != old.Start() || l.gaps.Load() != old.gaps.Load() {
+		return fmt.Errorf("S18: a log that was closed at %d to %d has %d to %d now", old.Start(), old.End(), l.Start(), l.End())
+	}
+	if m.idle.IntN(2) == 0 {
+		return nil
+	}
+	m.tried = max(m.tried, l.Start())
+	return m.check()
 }
 
 // heldPlan is a read that goes on while the log changes (S8).

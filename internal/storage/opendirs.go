@@ -311,7 +311,8 @@ func (o *DirsOptions) openAll(probes []*probe) ([]*Dir, error) {
 	n := len(probes)
 	each := o.Options
 	each.defaults()
-	each.OpenFiles, each.IndexBytes, each.UnflushedBytes = max(each.OpenFiles/n, 1), max(each.IndexBytes/int64(n), 1), max(each.UnflushedBytes/int64(n), 1)
+	each.OpenFiles, each.OpenLogs = max(each.OpenFiles/n, 1), max(each.OpenLogs/n, 1)
+	each.IndexBytes, each.UnflushedBytes = max(each.IndexBytes/int64(n), 1), max(each.UnflushedBytes/int64(n), 1)
 	first := 0
 	for i, p := range probes {
 		if strings.HasPrefix(o.MetaDir, strings.TrimSuffix(p.path, "/")+"/") {

@@ -31,10 +31,11 @@ func (l *Log) savePointFiles() error {
 }
 
 // writePoint is savePointFiles but for the manifest. Without sync what it writes is durable when a SyncTree
-// has followed; the records themselves are in any case. The point is nil if there is nothing.
+// has followed, but for the records themselves, which are in any case; the log counts nothing as written then, so that a point that comes
+// before that SyncTree writes it again. The point is nil if there is nothing.
 func (l *Log) writePoint(sync bool) (*point, error) {
 	l.mu.Lock()
-	if !l.mu.present || len(l.view.Load().segments) == 0 {
+	if l.mu.retired || !l.mu.present || len(l.view.Load().segments) == 0 { // protection: no point of a log that was closed
 		l.mu.Unlock()
 		return nil, nil
 	}
@@ -58,8 +59,12 @@ func (l *Log) writePoint(sync bool) (*point, error) {
 	}
 	epochsGen := l.mu.epochsGen
 	seals := l.mu.seals
-	l.mu.seals = nil
-	l.countLocked(-1)
+	if sync { // protection: what is not synced counts as not written
+		l.mu.seals = nil
+		l.countLocked(-1)
+	} else {
+		seals = slices.Clone(seals)
+	}
 	seg.idx.Lock()
 	pt.sinceIndex, pt.maxTsMs, pt.maxTsOffset = seg.idx.sinceBytes, seg.idx.maxTsMs, seg.idx.maxTsOffset
 	pt.offsetsLen, pt.timesLen = int64(len(seg.idx.sparse.offsets)), int64(len(seg.idx.sparse.times))
@@ -96,23 +101,27 @@ func (l *Log) writePoint(sync bool) (*point, error) {
 			if err := writeWhole(l.dir.fs, l.path, epochsFile, encodeEpochs(pt.epochs), sync); err != nil {
 				return err
 			}
-			l.epochsSaved = epochsGen
 		}
 		if !sync {
 			return nil
 		}
+		l.epochsSaved = epochsGen
 		return l.dir.fs.SyncDir(l.path)
 	}()
 	if err != nil {
-		l.mu.Lock()
-		l.mu.seals = append(seals, l.mu.seals...)
-		l.mu.Unlock()
+		if sync {
+			l.mu.Lock()
+			l.mu.seals = append(seals, l.mu.seals...)
+			l.mu.Unlock()
+		}
 		if errors.Is(err, ErrOffline) || errors.Is(err, ErrClosed) {
 			return nil, err
 		}
 		return nil, l.dir.failed(err)
 	}
-	seg.saved.offsets, seg.saved.times = int(pt.offsetsLen), int(pt.timesLen)
+	if sync {
+		seg.saved.offsets, seg.saved.times = int(pt.offsetsLen), int(pt.timesLen)
+	}
 	return pt, nil
 }
 
@@ -143,8 +152,10 @@ func (l *Log) writeSeal(s sealing, aborted []AbortedTxn, sync bool) error {
 	if err := writeWhole(l.dir.fs, l.path, segmentFile(s.next, snapshotSuffix), s.snapshot, sync); err != nil {
 		return err
 	}
-	s.seg.saved.offsets, s.seg.saved.times = len(x.offsets), len(x.times)
-	s.seg.indexes.loaded(s.seg, x)
+	if sync {
+		s.seg.saved.offsets, s.seg.saved.times = len(x.offsets), len(x.times)
+		s.seg.indexes.loaded(s.seg, x)
+	}
 	return nil
 }
 

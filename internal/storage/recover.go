@@ -197,7 +197,7 @@ func (l *Log) finishRetention(segments []*segment, offset int64) ([]*segment, er
 func (l *Log) removeMarked(infos []vfs.Info) error {
 	for _, info := range infos {
 		if strings.HasSuffix(info.Name, deletedSuffix) && !info.IsDir {
-			if err := l.dir.fs.Remove(path.Join(l.path, info.Name)); err != nil {
+			if err := l.dir.fs.Remove(path.Join(l.path, info.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) { // its time may have come just now
 				return err
 			}
 		}

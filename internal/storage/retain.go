@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"io/fs"
 	"slices"
 	"time"
 )
@@ -218,7 +219,7 @@ func (d *Dir) removeDoomed(now time.Time) (next time.Time) {
 		if _, err := d.fs.Stat(f.name); err != nil {
 			continue // gone with its directory
 		}
-		if err := d.fs.Remove(f.name); err != nil {
+		if err := d.fs.Remove(f.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			d.log.Warn("file of a deleted segment could not be removed; it is removed at the next start", "file", f.name, "error", err)
 		}
 	}

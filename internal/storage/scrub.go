@@ -173,7 +173,7 @@ func (s *scrubber) pass(start int) bool {
 	s.progress(0)
 	for i := range logs {
 		h := logs[(start%len(logs)+i)%len(logs)]
-		l := h.openFor((*manifestEntry).hasClosed)
+		l := h.useFor((*manifestEntry).hasClosed)
 		if l == nil {
 			switch good, err := s.resting(h); {
 			case errors.Is(err, errInterrupted):
@@ -183,23 +183,34 @@ func (s *scrubber) pass(start int) bool {
 				s.progress(float64(done) / float64(max(total, 1)))
 				continue
 			}
-			if l, _ = h.Open(); l == nil {
-				continue // Open has said so
+			if l, _ = h.use(); l == nil {
+				continue // use has said so
 			}
 		}
-		for _, seg := range l.view.Load().segments {
-			s.lookAtSuspects()
-			if !s.segment(l, seg) {
-				return false
-			}
-			done += seg.size.Load()
+		whole := s.log(l, func(bytes int64) {
+			done += bytes
 			s.progress(float64(done) / float64(max(total, 1)))
+		})
+		if h.Done(); !whole {
+			return false
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.stats.Passes++
 	s.mu.stats.Progress = 1
+	return true
+}
+
+// log checks every segment of l, tells the bytes of each, and reports whether it came to the end.
+func (s *scrubber) log(l *Log, checked func(bytes int64)) bool {
+	for _, seg := range l.view.Load().segments {
+		s.lookAtSuspects()
+		if !s.segment(l, seg) {
+			return false
+		}
+		checked(seg.size.Load())
+	}
 	return true
 }
 

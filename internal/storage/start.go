@@ -108,11 +108,9 @@ func (d *Dir) writeStarts() error {
 func (d *Dir) openLogs() []*Log {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var logs []*Log
-	for _, h := range d.mu.logs {
-		if l := h.log.Load(); l != nil {
-			logs = append(logs, l)
-		}
+	logs := make([]*Log, 0, len(d.mu.open))
+	for _, h := range d.mu.open {
+		logs = append(logs, h.log.Load())
 	}
 	return logs
 }

@@ -125,6 +125,9 @@ func (s *State) Leads() bool { return s.assigned && s.a.Leader == s.self }
 func (s *State) Leader() int32      { return s.a.Leader }
 func (s *State) LeaderEpoch() int32 { return s.a.LeaderEpoch }
 
+// Ends is how far the local log reaches, as far as it was told.
+func (s *State) Ends() Ends { return s.ends }
+
 // HighWatermark is the offset below which records are committed.
 func (s *State) HighWatermark() int64 { return s.hw }
 
