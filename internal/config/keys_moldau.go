@@ -3,6 +3,8 @@ package config
 // moldauKeys: what Kafka has no property for.
 func moldauKeys() []Key {
 	return []Key{
+		{Name: "moldau.group.history.bytes", Type: Int, Default: "8388608", Valid: atLeast(0), Importance: Low, State: Used,
+			Doc: "Memory for what happened to groups, which moldau group explain shows, shared by all groups that the broker coordinates; the groups with the most events forget first. 0 keeps nothing."},
 		{Name: "moldau.http.listener", Type: String, Default: "localhost:9644", Valid: hostPortOrOff(), Importance: Medium, State: Used,
 			Doc: "Address of /live, /ready, /metrics and /debug/pprof as host:port, or off. No host means every interface; port 0 picks a free one."},
 		{Name: "moldau.log.scrub.bytes.per.second", Type: Long, Default: "1000000", Valid: atLeast(0), Importance: Low, Dynamic: ClusterWide, State: Used,

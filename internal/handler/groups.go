@@ -40,6 +40,7 @@ func GroupOptions(c *config.Broker, meta *atomic.Pointer[group.Metadata]) (coord
 		ConsumerMaxSize:          int(c.Int("group.consumer.max.size")),
 		Assignors:                c.List("group.consumer.assignors"),
 		PatternRefreshMs:         c.Int("group.consumer.regex.refresh.interval.ms"),
+		HistoryBytes:             int(c.Int("moldau.group.history.bytes") / max(c.Int("offsets.topic.num.partitions"), 1)),
 	}
 	if unknown := slices.IndexFunc(cfg.Assignors, func(a string) bool { return !slices.Contains(group.Assignors, a) }); unknown >= 0 || len(cfg.Assignors) == 0 {
 		return coordinator.Options[*group.Shard]{}, fmt.Errorf("group.consumer.assignors is %q: set it to a list of %s", strings.Join(cfg.Assignors, ","), strings.Join(group.Assignors, " and "))

@@ -28,6 +28,7 @@ func (s *Shard) ConsumerGroupHeartbeat(now shard.Time, t shard.Ticket, c Client,
 	resp, why := s.consumerHeartbeat(c, req)
 	if why != nil {
 		s.abandon()
+		s.noteRefused(req.Group, req.MemberID, req.InstanceID, why)
 		resp = refusedHeartbeat(req.Version, why)
 	}
 	resp.Version = req.Version
@@ -45,6 +46,7 @@ func refusedHeartbeat(version int16, why *refusal) *kmsg.ConsumerGroupHeartbeatR
 // abandon takes back what the event was about to do.
 func (s *Shard) abandon() {
 	s.fx = shard.Effects{}
+	s.past.unwritten()
 	s.drafts = nil
 	s.replace = nil
 	s.assumed = s.assumed[:0]
@@ -57,6 +59,7 @@ func (s *Shard) finish() {
 			f()
 		}
 		d.ends = nil
+		d.noteSettled()
 	}
 }
 
@@ -126,6 +129,9 @@ func (s *Shard) consumerHeartbeat(client Client, req *kmsg.ConsumerGroupHeartbea
 		// It has not heard of its present epoch, so it does not say what it does with what it has in it. Kafka takes it for
 		// said; a request that was overtaken by its own repetition then gives away what the member has by now.
 		owned = ownership{} // protection: only the present epoch gives back
+	}
+	if joins && before.hasMeta && before.epoch > 0 {
+		d.noteMember(Event{Kind: Rejoined, Why: EpochAgain}, id)
 	}
 	meta := before.memberMeta
 	meta.clientID, meta.clientHost, meta.classic = client.ID, client.Host, nil
@@ -272,6 +278,7 @@ func (d *draft) replaceMember(old *consumerMember, id string) *consumerMember {
 	d.putTarget(id, target)
 	d.putCurrent(id, &cur)
 	d.atEnd(func() { d.s.unwatch(d.g.id, old.id) })
+	d.noteMember(Event{Kind: Restarted, Before: cut(old.id)}, id)
 	return d.c.members.get(id)
 }
 
@@ -287,6 +294,12 @@ func (d *draft) advance(before *consumerMember, meta *memberMeta, owned ownershi
 		return why
 	}
 	changed = changed || !slices.Equal(before.topics, meta.topics)
+	switch {
+	case !before.hasMeta:
+		d.noteMember(Event{Kind: Joined}, before.id)
+	case changed:
+		d.noteMember(Event{Kind: Rejoined, Why: NewSubscription}, before.id)
+	}
 	renewed := d.refreshPatterns()
 	d.updateEpoch(changed || renewed)
 	if d.c.target().epoch < d.c.epoch() && d.mayRetarget() {
@@ -320,6 +333,10 @@ func (d *draft) updateEpoch(bump bool) {
 	hash := d.s.meta.hash(d.c.topics())
 	if bump || hash != d.c.hash() {
 		d.putGroup(groupEpoch{epoch: d.c.epoch() + 1, hash: hash})
+		if !bump {
+			d.s.note(d.g.id, Event{Kind: Topics, ifWritten: true})
+		}
+		d.s.noteBegan(d.g.id, 0, true)
 	}
 	d.dropTopicRecord()
 }
@@ -356,10 +373,12 @@ func (s *Shard) consumerLeave(req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.Co
 			return nil, unknownMember(req.MemberID, req.Group)
 		}
 		cur := m.current
+		d.noteMember(Event{Kind: Away}, m.id)
 		cur.epoch, cur.revoking, cur.assigned = epochLeavesSoon, nil, m.assigned.withEpoch(0)
 		d.putCurrent(m.id, &cur)
 		return resp, nil
 	}
+	d.noteMember(Event{Kind: Left}, m.id)
 	d.fence(m.id)
 	return resp, nil
 }
@@ -382,6 +401,7 @@ func (d *draft) fence(ids ...string) {
 		d.atEnd(func() { d.s.unwatch(d.g.id, id) })
 	}
 	d.putGroup(groupEpoch{epoch: d.c.epoch() + 1, hash: d.s.meta.hash(d.c.topics())})
+	d.s.noteBegan(d.g.id, 0, true)
 	if d.c.members.len() == 0 { // protection: an empty group has nothing to assign
 		// Kafka lets the two epochs differ.
 		d.putTargetEpoch(targetEpoch{epoch: d.c.epoch(), madeMs: d.s.now.WallMs})

@@ -23,6 +23,10 @@ type joiner struct {
 	protocols []protocol
 }
 
+func (j *joiner) name() MemberName {
+	return memberName(j.req.MemberID, j.req.InstanceID, j.client.ID, j.client.Host)
+}
+
 // replacement is what becomes of a static member when the record of its new id is replayed.
 type replacement struct {
 	id        string
@@ -49,6 +53,7 @@ func (s *Shard) JoinGroup(now shard.Time, t shard.Ticket, c Client, req *kmsg.Jo
 		resp, why := s.joinConsumer(g, &joiner{t, c, req, requestProtocols(req)})
 		if why != nil {
 			s.abandon()
+			s.noteRefused(req.Group, req.MemberID, req.InstanceID, why)
 			resp = joinError(req.MemberID, why.code)
 		}
 		resp.Version = req.Version
@@ -126,10 +131,14 @@ func (s *Shard) join(c *classic, j *joiner) {
 		}
 		if m != nil {
 			s.remove(c, m, wire.GroupMaxSizeReached)
+			s.note(c.group.id, Event{Kind: Removed, Member: m.name(), Why: GroupFull})
+		} else {
+			s.note(c.group.id, Event{Kind: Refused, Member: j.name(), Why: GroupFull})
 		}
 		s.refuseJoin(j.ticket, j.req, "", wire.GroupMaxSizeReached)
 		s.completeIfAllJoined(c)
 	case !c.supports(j.req.ProtocolType, j.protocols):
+		s.note(c.group.id, Event{Kind: Refused, Member: j.name(), Why: OtherProtocol})
 		s.refuseJoin(j.ticket, j.req, j.req.MemberID, wire.InconsistentGroupProtocol)
 	case j.req.MemberID == "":
 		s.joinNew(c, j)
@@ -188,6 +197,7 @@ func (s *Shard) joinKnown(c *classic, j *joiner) {
 	}
 	m, code := c.validate(id, j.req.InstanceID)
 	if code != wire.None {
+		s.noteFenced(c.group.id, id, j.req.InstanceID, code)
 		s.refuseJoin(j.ticket, j.req, id, code)
 		return
 	}
@@ -199,6 +209,13 @@ func (s *Shard) joinKnown(c *classic, j *joiner) {
 		r.Version = j.req.Version
 		s.reply(j.ticket, r)
 		return
+	}
+	if c.state != preparingRebalance {
+		why := LeaderAsked
+		if !m.matches(j.protocols) {
+			why = NewSubscription
+		}
+		s.note(c.group.id, Event{Kind: Rejoined, Member: m.name(), Why: why, Said: said(j.req.Reason)})
 	}
 	s.joinUpdate(c, m, j)
 	s.rebalance(c)
@@ -213,6 +230,7 @@ func (s *Shard) joinAdd(c *classic, id string, j *joiner) {
 		c.newMember = true
 	}
 	c.add(m, j.req.ProtocolType)
+	s.note(c.group.id, Event{Kind: Joined, Member: m.name(), Said: said(j.req.Reason)})
 	s.park(c, m, j)
 	s.timers.set(c, m, s.now.MonoMs+newMemberTimeoutMs)
 	s.rebalance(c)
@@ -240,6 +258,9 @@ func (s *Shard) park(c *classic, m *member, j *joiner) {
 	s.answerJoin(c, m, joinError(m.id, wire.RebalanceInProgress))
 	m.join, m.joinVersion = j.ticket, j.req.Version
 	c.awaiting++
+	if !m.isNew && c.state == preparingRebalance {
+		s.noteCame(c.group.id, m.name(), toJoinAgain, false)
+	}
 }
 
 // joinReplacing gives the place of the static member m to the client that now has its instance id. While
@@ -251,9 +272,11 @@ func (s *Shard) joinReplacing(c *classic, m *member, id string, j *joiner) {
 		s.replaceQuietly(c, m, id, j)
 		return
 	}
+	before := m.id
 	s.rename(c, m, id)
 	m.isNew = false
 	m.clientID, m.host = j.client.ID, j.client.Host // Kafka goes on to show those of the old one
+	s.note(c.group.id, Event{Kind: Restarted, Member: m.name(), Before: cut(before), Said: said(j.req.Reason)})
 	s.joinUpdate(c, m, j)
 	s.touch(c, m)
 	s.rebalance(c)
@@ -286,6 +309,7 @@ func (s *Shard) replaceQuietly(c *classic, m *member, id string, j *joiner) {
 		r.leader = id
 	}
 	s.replace = append(s.replace, replacement{id, j.protocols})
+	s.note(c.group.id, Event{Kind: Restarted, Member: memberName(id, m.instanceID, j.client.ID, j.client.Host), Before: cut(m.id), Why: Quietly, Said: said(j.req.Reason), ifWritten: true})
 	s.write(shard.Record{Key: groupKey(c.group.id), Value: r.encode()})
 	s.timers.set(c, m, s.now.MonoMs+int64(x.sessionTimeoutMs))
 
@@ -341,6 +365,7 @@ func (s *Shard) rebalance(c *classic) {
 // prepare begins a rebalance: all members have to rejoin.
 func (s *Shard) prepare(c *classic) {
 	if c.state == completingRebalance {
+		s.take(note{group: c.group.id, Event: Event{Kind: noteInterrupted}, epoch: c.generation, members: len(c.order)})
 		for _, m := range c.order {
 			m.assignment = nil
 			if m.sync != 0 {
@@ -357,8 +382,12 @@ func (s *Shard) prepare(c *classic) {
 	c.wasEmpty, c.newMember = c.state == empty, false
 	c.state = preparingRebalance
 	delayMs, timeoutMs := s.cfg.InitialRebalanceDelayMs, c.rebalanceTimeoutMs()
+	if !c.wasEmpty {
+		delayMs = 0
+	}
+	s.noteBegan(c.group.id, delayMs, false)
 	switch {
-	case c.wasEmpty && delayMs > 0:
+	case delayMs > 0:
 		c.remainingMs = max(timeoutMs-delayMs, 0)
 		s.beginPhase(c, initialDelay, s.now.MonoMs+delayMs)
 	case c.wasEmpty || c.allJoined():
@@ -380,6 +409,7 @@ func (s *Shard) completeJoin(c *classic) {
 	s.endPhase(c)
 	for _, m := range slices.Clone(c.order) {
 		if m.join == 0 && m.instanceID == nil {
+			s.note(c.group.id, Event{Kind: Removed, Member: m.name(), Why: RebalanceTimeout, LimitMs: c.rebalanceTimeoutMs()})
 			s.remove(c, m, wire.UnknownMemberID)
 		}
 	}
@@ -399,6 +429,7 @@ func (s *Shard) completeJoin(c *classic) {
 	c.protocol = c.vote()
 	c.state = completingRebalance
 	c.topicsRead = false
+	s.take(note{group: c.group.id, Event: Event{Kind: noteAllJoined}})
 	for _, m := range c.order {
 		s.answerJoin(c, m, s.joined(c, m, m.id == c.leader))
 		s.touch(c, m)
@@ -411,6 +442,7 @@ func (s *Shard) completeJoin(c *classic) {
 
 // recordEmpty ends the last generation, as no member is left.
 func (s *Shard) recordEmpty(c *classic) {
+	s.take(note{group: c.group.id, Event: Event{Kind: noteDone}, epoch: c.generation})
 	if !c.logged && len(c.group.offsets) == 0 { // protection: an empty group is recorded
 		c.state = empty
 		return
@@ -425,6 +457,13 @@ func (s *Shard) recordEmpty(c *classic) {
 func (s *Shard) expireSession(c *classic, m *member) {
 	if !m.isPending && !m.isNew && (m.join != 0 || m.sync != 0) {
 		return // who waits is there; its session begins anew with the answer
+	}
+	if why := SessionTimeout; !m.isPending {
+		limitMs := int64(m.sessionTimeoutMs)
+		if m.isNew {
+			why, limitMs = JoinTimeout, newMemberTimeoutMs
+		}
+		s.note(c.group.id, Event{Kind: Removed, Member: m.name(), Why: why, LimitMs: limitMs})
 	}
 	s.remove(c, m, wire.UnknownMemberID)
 	switch {
@@ -457,6 +496,7 @@ func (s *Shard) expirePhase(c *classic) {
 	case syncing:
 		for _, m := range slices.Clone(c.order) {
 			if m.isUnsynced {
+				s.note(c.group.id, Event{Kind: Removed, Member: m.name(), Why: SyncTimeout, LimitMs: c.rebalanceTimeoutMs()})
 				s.remove(c, m, wire.UnknownMemberID)
 			}
 		}

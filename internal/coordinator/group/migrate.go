@@ -78,6 +78,8 @@ func (s *Shard) upgrade(g *group) (*draft, *refusal) {
 	for i := range all {
 		d.putCurrent(all[i].m.id, &current{epoch: c.generation, previous: c.generation, assigned: all[i].assigned.withEpoch(c.generation)})
 	}
+	s.take(note{group: g.id, Event: Event{Kind: noteInterrupted, ifWritten: true}, epoch: c.generation, members: len(c.order)})
+	s.note(g.id, Event{Kind: Upgraded, ifWritten: true})
 	d.atEnd(func() {
 		for _, m := range c.order {
 			s.answerJoin(c, m, joinError(m.id, wire.RebalanceInProgress))
@@ -158,6 +160,8 @@ func (d *draft) downgrade(without []string, rebalances bool) {
 		s.replace = append(s.replace, replacement{m.id, m.classic.protocols})
 	}
 	ids := slices.Clone(c.order())
+	s.take(note{group: d.g.id, Event: Event{Kind: noteInterrupted, ifWritten: true}, epoch: c.epoch(), members: len(members)})
+	s.note(d.g.id, Event{Kind: Downgraded, ifWritten: true})
 	d.dropGroup()
 	s.write(shard.Record{Key: groupKey(d.g.id), Value: r.encode()})
 	d.atEnd(func() {
@@ -288,6 +292,7 @@ func (c *consumer) classicMember(id string, instanceID *string) (*consumerMember
 func (s *Shard) syncConsumer(g *group, req *kmsg.SyncGroupRequest) *kmsg.SyncGroupResponse {
 	c := g.consumer
 	m, code := c.classicMember(req.MemberID, req.InstanceID)
+	s.noteFenced(g.id, req.MemberID, req.InstanceID, code)
 	switch {
 	case code != wire.None:
 		return syncError(code)
@@ -318,6 +323,7 @@ func (s *Shard) askToRejoin(g *group, m *consumerMember) {
 func (s *Shard) heartbeatConsumer(g *group, req *kmsg.HeartbeatRequest) wire.Code {
 	c := g.consumer
 	m, code := c.classicMember(req.MemberID, req.InstanceID)
+	s.noteFenced(g.id, req.MemberID, req.InstanceID, code)
 	switch {
 	case code != wire.None:
 		return code
@@ -364,6 +370,9 @@ func (s *Shard) leaveConsumer(g *group, leaving []kmsg.LeaveGroupRequestMember) 
 			code = wire.FencedInstanceID
 		case !slices.Contains(ids, m.id):
 			ids = append(ids, m.id)
+			e := leftEvent(m.name(), &leaving[i])
+			e.ifWritten = true
+			s.note(g.id, e)
 		}
 		answers[i] = kmsg.LeaveGroupResponseMember{MemberID: l.MemberID, InstanceID: l.InstanceID, ErrorCode: int16(code)}
 	}

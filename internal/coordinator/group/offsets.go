@@ -207,6 +207,7 @@ func (s *Shard) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 	}
 	c := g.classic
 	m, code := c.validate(req.MemberID, req.InstanceID)
+	s.noteFenced(req.Group, req.MemberID, req.InstanceID, code)
 	switch {
 	case code != wire.None:
 		return code

@@ -78,6 +78,7 @@ func (d *draft) reconcile(id string, target shares, owned ownership, changed boo
 		next.assigned.equal(m.assigned) && next.revoking.equal(m.revoking) {
 		return nil
 	}
+	d.noteStep(m, next)
 	d.putCurrent(id, next)
 	return nil
 }

@@ -17,7 +17,7 @@ import (
 func testConfig() Config {
 	return Config{OffsetMetadataMaxBytes: 64, OffsetsRetentionMs: 3_600_000, RetentionCheckIntervalMs: 600_000,
 		MinSessionTimeoutMs: 6000, MaxSessionTimeoutMs: 1_800_000, MaxSize: 100, InitialRebalanceDelayMs: 3000,
-		ConsumerMaxSize: 100, Assignors: []string{assignorUniform, assignorRange}, Upgrade: true, Downgrade: true, PatternRefreshMs: 600_000}
+		ConsumerMaxSize: 100, Assignors: []string{assignorUniform, assignorRange}, Upgrade: true, Downgrade: true, PatternRefreshMs: 600_000, HistoryBytes: 1 << 20}
 }
 
 // counter is randomness that a test can repeat.
@@ -149,6 +149,9 @@ func hardState(s *Shard, rebalancing map[string]bool) string {
 
 // consistent checks what a shard derives from what it knows.
 func consistent(s *Shard) error {
+	if err := s.past.consistent(s.cfg.HistoryBytes); err != nil {
+		return err
+	}
 	for id, g := range s.groups {
 		c := g.classic
 		if c != nil && g.consumer != nil {

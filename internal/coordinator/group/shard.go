@@ -6,7 +6,8 @@
 //
 // A classic group is in classic.go, join.go and sync.go. A consumer group is the fold of its records in consumer.go;
 // an event changes a draft of it (draft.go), each change being a record; consumerheartbeat.go, patterns.go, reconcile.go and
-// assignor.go are the steps of a heartbeat, migrate.go is what both kinds have to do with each other.
+// assignor.go are the steps of a heartbeat, migrate.go is what both kinds have to do with each other. What happened, for people, is
+// in history.go.
 //
 // # Invariants
 //
@@ -51,6 +52,8 @@ type Config struct {
 	Assignors          []string // group.consumer.assignors; the first is the default
 	Upgrade, Downgrade bool     // group.consumer.migration.policy
 	PatternRefreshMs   int64    // group.consumer.regex.refresh.interval.ms
+
+	HistoryBytes int // moldau.group.history.bytes, this shard's part; 0: nothing is kept
 }
 
 // Client is who sends a request.
@@ -85,6 +88,7 @@ type Shard struct {
 	timers    timers
 	sweeps    sweeps
 	converted []converted // by the event before
+	past      histories   // of the groups
 
 	// Of the event that goes on, or has just been.
 	now     shard.Time
@@ -121,6 +125,7 @@ func (s *Shard) MetadataChanged(now shard.Time, m *Metadata) shard.Effects {
 
 // begin begins an event.
 func (s *Shard) begin(now shard.Time) {
+	s.remember()
 	s.now = now
 	s.fx = shard.Effects{}
 	s.assumed = s.assumed[:0]
@@ -380,6 +385,7 @@ func (s *Shard) become(c *classic, r *groupRecord) {
 // Loaded is shard.Core's.
 func (s *Shard) Loaded(now shard.Time) shard.Effects {
 	s.begin(now)
+	s.past.sinceMs = now.WallMs
 	for _, id := range s.ids() {
 		if g := s.groups[id]; g.consumer != nil {
 			g.consumer.rebuild()
@@ -432,6 +438,7 @@ func (s *Shard) Tick(now shard.Time) shard.Effects {
 // Failed is shard.Core's.
 func (s *Shard) Failed(now shard.Time, e shard.Effects, why wire.Code) shard.Effects {
 	assumed, drafts := slices.Clone(s.assumed), s.drafts
+	s.past.unwritten()
 	s.begin(now)
 	for _, d := range drafts {
 		s.watchAll(d.g)

@@ -217,6 +217,7 @@ func (s *Shard) deletePortion(x *sweep) (done bool) {
 			s.write(offsetTombstone(g.id, g.offsets[i].name, g.offsets[i].parts[j].partition))
 		}
 	}
+	s.note(g.id, Event{Kind: Deleted, ifWritten: true})
 	if g.consumer != nil {
 		s.draftOf(g).dropGroup()
 	}

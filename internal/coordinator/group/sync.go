@@ -2,6 +2,7 @@ package group
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -66,6 +67,7 @@ func (s *Shard) member(group, id string, instanceID *string) (*classic, *member,
 		return nil, nil, wire.UnknownMemberID
 	}
 	m, code := g.classic.validate(id, instanceID)
+	s.noteFenced(group, id, instanceID, code)
 	return g.classic, m, code
 }
 
@@ -104,7 +106,12 @@ func (s *Shard) assign(c *classic, given []kmsg.SyncGroupRequestGroupAssignment)
 		}
 	}
 	s.write(shard.Record{Key: groupKey(c.group.id), Value: r.encode()})
-	s.assumed = append(s.assumed, func() { s.prepare(c) })
+	leader := c.byID[c.leader].name()
+	s.take(note{group: c.group.id, Event: Event{Kind: noteDone, Member: leader, ifWritten: true}, epoch: c.generation, members: len(c.order), to: toAssign})
+	s.assumed = append(s.assumed, func() {
+		s.note(c.group.id, Event{Kind: Unwritten})
+		s.prepare(c)
+	})
 }
 
 // Heartbeat is answered by a *kmsg.HeartbeatResponse.
@@ -174,6 +181,9 @@ func (s *Shard) leave(group string, leaving []kmsg.LeaveGroupRequestMember) []km
 			m, code = c.leaver(l)
 			if code == wire.None {
 				s.remove(c, m, wire.UnknownMemberID)
+				if !m.isPending {
+					s.note(group, leftEvent(m.name(), l))
+				}
 				left = left || !m.isPending
 			}
 		}
@@ -189,6 +199,18 @@ func (s *Shard) leave(group string, leaving []kmsg.LeaveGroupRequestMember) []km
 	}
 	s.tidy(c.group)
 	return answers
+}
+
+// adminLeaves is how the reason of Kafka's AdminClient begins when it removes a member.
+const adminLeaves = "member was removed by an admin"
+
+// leftEvent is the end of a membership as a request says it. Who names no member id is an administrator.
+func leftEvent(m MemberName, l *kmsg.LeaveGroupRequestMember) Event {
+	e := Event{Kind: Left, Member: m, Said: said(l.Reason)}
+	if l.MemberID == "" || strings.HasPrefix(e.Said, adminLeaves) {
+		e.Kind = Kicked
+	}
+	return e
 }
 
 // leaver finds who leaves: an administrator names a static member by its instance id only.

@@ -98,6 +98,7 @@ func (s *Shard) expireDuty(w *watch, d duty) {
 		s.unwatch(w.of.group, w.of.member)
 	case d == toRevoke && m.epoch != w.epoch: // it has moved on
 	default:
+		s.noteOverdue(g, m, d)
 		s.draftOf(g).fence(m.id)
 		s.finish()
 	}
