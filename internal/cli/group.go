@@ -15,10 +15,10 @@ import (
 )
 
 func newGroup(c *command) *cobra.Command {
-	group := &cobra.Command{Use: "group", Short: "List, describe, watch, move and delete consumer groups",
-		Example: "  moldau group describe billing\n  moldau group seek billing --to start --dry-run"}
+	group := &cobra.Command{Use: "group", Short: "List, describe, watch, explain, move and delete consumer groups",
+		Example: "  moldau group describe billing\n  moldau group explain billing\n  moldau group seek billing --to start --dry-run"}
 	asGroup(group)
-	group.AddCommand(newGroupList(c), newGroupDescribe(c), newGroupWatch(c), newGroupSeek(c), newGroupDelete(c), newGroupDeleteOffsets(c))
+	group.AddCommand(newGroupList(c), newGroupDescribe(c), newGroupWatch(c), newGroupExplain(c), newGroupSeek(c), newGroupDelete(c), newGroupDeleteOffsets(c))
 	return group
 }
 

@@ -296,6 +296,20 @@ func (cl *client) addOffsets(ctx context.Context, g *describedGroup, committed m
 	}
 }
 
+// lagText is the lag of all partitions together.
+func (g describedGroup) lagText() string {
+	lag, unknown := plural(g.Lag, "record"), int64(0)
+	for _, o := range g.Offsets {
+		if o.Lag == nil {
+			unknown++
+		}
+	}
+	if unknown > 0 {
+		lag += ", not known for " + plural(unknown, "partition")
+	}
+	return lag
+}
+
 func (g describedGroup) write(w io.Writer) error {
 	kind := g.Type
 	if g.Protocol != "" && g.Protocol != "consumer" {
@@ -308,16 +322,7 @@ func (g describedGroup) write(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "State        %s, %s\n", printable(g.State), members)
 	fmt.Fprintf(w, "Coordinator  broker %d (%s:%d)\n", g.Coordinator.ID, printable(g.Coordinator.Host), g.Coordinator.Port)
-	lag, unknown := plural(g.Lag, "record"), int64(0)
-	for _, o := range g.Offsets {
-		if o.Lag == nil {
-			unknown++
-		}
-	}
-	if unknown > 0 {
-		lag += ", not known for " + plural(unknown, "partition")
-	}
-	fmt.Fprintf(w, "Lag          %s\n", lag)
+	fmt.Fprintf(w, "Lag          %s\n", g.lagText())
 	if len(g.Members) > 0 {
 		t := newTable("CLIENT", "HOST", "MEMBER", "PARTITIONS")
 		for _, m := range g.Members {

@@ -6,7 +6,7 @@ func moldauKeys() []Key {
 		{Name: "moldau.group.history.bytes", Type: Int, Default: "8388608", Valid: atLeast(0), Importance: Low, State: Used,
 			Doc: "Memory for what happened to groups, which moldau group explain shows, shared by all groups that the broker coordinates; the groups with the most events forget first. 0 keeps nothing."},
 		{Name: "moldau.http.listener", Type: String, Default: "localhost:9644", Valid: hostPortOrOff(), Importance: Medium, State: Used,
-			Doc: "Address of /live, /ready, /metrics and /debug/pprof as host:port, or off. No host means every interface; port 0 picks a free one."},
+			Doc: "Address of /live, /ready, /metrics, /group and /debug/pprof as host:port, or off. No host means every interface; port 0 picks a free one."},
 		{Name: "moldau.log.scrub.bytes.per.second", Type: Long, Default: "1000000", Valid: atLeast(0), Importance: Low, Dynamic: ClusterWide, State: Used,
 			Doc: "Rate at which segments are read in the background to find damage on the disk before a consumer does; 0 does not look. A terabyte takes twelve days at the default."},
 		{Name: "moldau.metastore.election.ms", Type: Int, Default: "150", Valid: between(50, 50000), Importance: Low, State: Used,
