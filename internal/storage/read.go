@@ -372,24 +372,29 @@ func (l *Log) ByTimestamp(tsMs, limit int64) (found TimestampOffset, ok bool, er
 
 // lookUp runs a lookup without waiting for the disk, and if it has to wait, in turn with others.
 func (l *Log) lookUp(do func(v *view, end *mark, r *Reader) error) (err error) {
-	look := func(r *Reader) error {
-		for {
-			end := l.end.Load()
-			v := l.view.Load()
-			if err := do(v, end, r); !l.outdated(v, err) {
-				return err
-			}
-		}
+	if err = l.lookNow(do); !isCold(err) {
+		return err
 	}
-	q := l.dir.cold
-	if !q.noTry.Load() {
-		err = look(&Reader{})
-		if !isCold(err) {
+	l.dir.cold.inTurn(func() { err = l.look(do, nil) })
+	return err
+}
+
+// lookNow runs a lookup without waiting for the disk; isCold tells that it would have to.
+func (l *Log) lookNow(do func(v *view, end *mark, r *Reader) error) error {
+	if l.dir.cold.noTry.Load() {
+		return errPrepare
+	}
+	return l.look(do, &Reader{})
+}
+
+func (l *Log) look(do func(v *view, end *mark, r *Reader) error, r *Reader) error {
+	for {
+		end := l.end.Load()
+		v := l.view.Load()
+		if err := do(v, end, r); !l.outdated(v, err) {
 			return err
 		}
 	}
-	q.inTurn(func() { err = look(nil) })
-	return err
 }
 
 // isCold says that err came of a reader that does not wait for the disk, where one that waits would go on.

@@ -97,10 +97,15 @@ func (l *Log) tooOld(s *segment, cfg LogConfig, nowMs int64) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if appended := s.appendedMs.Load(); ts < 0 || ts > appended {
-		ts = appended
+	return nowMs-s.since(ts) > cfg.RetentionAge.Milliseconds(), nil
+}
+
+// since is the time from which on retention counts, where newestMs is the segment's largest timestamp.
+func (s *segment) since(newestMs int64) int64 {
+	if appended := s.appendedMs.Load(); newestMs < 0 || newestMs > appended {
+		return appended
 	}
-	return nowMs-ts > cfg.RetentionAge.Milliseconds(), nil
+	return newestMs
 }
 
 // drop takes segments, the oldest ones, out of the view; reads of them that have begun finish (S8).
