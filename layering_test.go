@@ -38,6 +38,7 @@ internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
 internal/coordinator:         internal/record internal/wire internal/metadata internal/coordinator/shard internal/partition
 internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/coordinator/shard internal/coordinator/group internal/partition internal/coordinator
+internal/lag:                 internal/wire internal/storage internal/partition internal/coordinator/shard internal/coordinator/group internal/coordinator
 broker:                       *
 broker/brokertest:            *
 internal/bench:               internal/record

@@ -33,6 +33,7 @@ import (
 	"moldau/internal/controller"
 	"moldau/internal/coordinator/group"
 	"moldau/internal/handler"
+	"moldau/internal/lag"
 	"moldau/internal/metadata"
 	"moldau/internal/metastore"
 	"moldau/internal/network"
@@ -71,6 +72,7 @@ type Broker struct {
 	partitions    *partition.Manager
 	groups        *handler.Groups
 	groupMetadata atomic.Pointer[group.Metadata] // what they know of the cluster; written by publish
+	lag           *lag.Monitor
 	stalls        *stall.Detector
 	net           *network.Server
 	service       lateService
@@ -150,6 +152,8 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 		PoisonBuffers: o.PoisonBuffers,
 	})
 	b.net.Serve()
+	b.lag = lag.New(lag.Options{Groups: b.groups, Partitions: b.partitions, Log: o.Log, MaxSeries: int(o.Config.Int("moldau.group.metrics.partitions"))})
+	b.registry.MustRegister(b.lag)
 	if err := b.startHTTP(); err != nil {
 		return nil, err
 	}
@@ -470,6 +474,9 @@ func (b *Broker) teardown(ctx context.Context) error {
 	var errs []error
 	if b.http != nil {
 		errs = append(errs, b.http.Close())
+	}
+	if b.lag != nil {
+		b.lag.Close()
 	}
 	if b.groups != nil {
 		b.groups.Close() // members that wait for a rebalance would hold up the drain

@@ -5,6 +5,8 @@ func moldauKeys() []Key {
 	return []Key{
 		{Name: "moldau.group.history.bytes", Type: Int, Default: "8388608", Valid: atLeast(0), Importance: Low, State: Used,
 			Doc: "Memory for what happened to groups, which moldau group explain shows, shared by all groups that the broker coordinates; the groups with the most events forget first. 0 keeps nothing."},
+		{Name: "moldau.group.metrics.partitions", Type: Int, Default: "10000", Valid: atLeast(0), Importance: Low, State: Used,
+			Doc: "Committed offsets with series of their own in /metrics, five each at most: whole groups in the order of their names, as long as there is room. moldau_consumergroups_left_out counts the others. 0 leaves out all."},
 		{Name: "moldau.http.listener", Type: String, Default: "localhost:9644", Valid: hostPortOrOff(), Importance: Medium, State: Used,
 			Doc: "Address of /live, /ready, /metrics, /group and /debug/pprof as host:port, or off. No host means every interface; port 0 picks a free one."},
 		{Name: "moldau.log.scrub.bytes.per.second", Type: Long, Default: "1000000", Valid: atLeast(0), Importance: Low, Dynamic: ClusterWide, State: Used,

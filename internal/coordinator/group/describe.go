@@ -191,3 +191,48 @@ func failure(response any, why wire.Code) any {
 	}
 	return response
 }
+
+// GroupOffsets is what a group has committed, and how many members it has. It is the caller's.
+type GroupOffsets struct {
+	Group   string
+	Members int
+	Offsets []CommittedOffset // sorted by topic and partition
+}
+
+// CommittedOffset is the next record that a group is to read.
+type CommittedOffset struct {
+	Topic     string
+	TopicID   wire.UUID // that it was committed for; zero: not recorded
+	Partition int32
+	Offset    int64
+}
+
+// Committed is answered by a []GroupOffsets of all groups, sorted by group. Like History it is for people and not for
+// clients: it does not wait for the log, so that it can be seen while a disk hangs.
+func (s *Shard) Committed(now shard.Time, t shard.Ticket) shard.Effects {
+	s.begin(now)
+	all := make([]GroupOffsets, 0, len(s.groups))
+	for _, id := range s.ids() {
+		g := s.groups[id]
+		x := GroupOffsets{Group: id, Members: g.size()}
+		for i := range g.offsets {
+			for _, c := range g.offsets[i].parts {
+				x.Offsets = append(x.Offsets, CommittedOffset{g.offsets[i].name, c.topicID, c.partition, c.offset})
+			}
+		}
+		all = append(all, x)
+	}
+	s.replyEarly(t, all)
+	return s.end()
+}
+
+// size is how many members the group has.
+func (g *group) size() int {
+	switch {
+	case g.consumer != nil:
+		return g.consumer.members.len()
+	case g.classic != nil:
+		return len(g.classic.order)
+	}
+	return 0
+}

@@ -462,7 +462,7 @@ func (p *histories) makeRoom(limit int) {
 	}
 }
 
-// History is answered by a *History.
+// History is answered by a *History. It does not wait for the log, see Committed.
 func (s *Shard) History(now shard.Time, t shard.Ticket, group string) shard.Effects {
 	s.begin(now)
 	r := &History{Group: group, SinceMs: s.past.sinceMs, Events: []Event{}}
@@ -477,18 +477,18 @@ func (s *Shard) History(now shard.Time, t shard.Ticket, group string) shard.Effe
 		}
 	}
 	if g != nil {
-		r.Exists, r.State, r.Type = true, g.state(), typeClassic
+		r.Exists, r.State, r.Type, r.Members = true, g.state(), typeClassic, g.size()
 		switch {
 		case g.consumer != nil:
-			r.Type, r.Epoch, r.Members = typeConsumer, g.consumer.epoch(), g.consumer.members.len()
+			r.Type, r.Epoch = typeConsumer, g.consumer.epoch()
 		case g.classic != nil:
-			r.Epoch, r.Members = g.classic.generation, len(g.classic.order)
+			r.Epoch = g.classic.generation
 		}
 		if r.Open != nil {
 			g.waitsFor(r)
 		}
 	}
-	s.reply(t, r)
+	s.replyEarly(t, r)
 	return s.end()
 }
 
