@@ -28,13 +28,18 @@ type listedGroup struct {
 	State        string `json:"state"`
 	ProtocolType string `json:"protocolType"`
 	Coordinator  int32  `json:"coordinator"`
+	// With --lag:
+	Lag        *int64   `json:"lag,omitempty"`
+	LagSeconds *float64 `json:"lagSeconds,omitempty"` // null: it is not known
 }
 
 func newGroupList(c *command) *cobra.Command {
 	var states []string
+	var lag bool
 	cmd := &cobra.Command{
 		Use: "list", Short: "List groups of all kinds", Args: exactly(0, ""), Aliases: []string{"ls"},
-		Example: "  moldau group list\n  moldau group list --state Empty -o json",
+		Long:    "List groups of all kinds. With --lag their lag in records, and the age of the oldest record that\na group has not read; the command then asks for the offsets of each group, and reads such records.",
+		Example: "  moldau group list\n  moldau group list --lag\n  moldau group list --state Empty -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cl, err := c.connect(cmd.Context())
 			if err != nil {
@@ -45,12 +50,24 @@ func newGroupList(c *command) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if lag {
+				if err := cl.addLag(cmd.Context(), groups); err != nil {
+					return err
+				}
+			}
 			if c.json() {
 				return writeJSON(c.Stdout, groups)
 			}
 			if len(groups) == 0 {
 				c.note("there are no groups: a consumer makes one when it joins")
 				return nil
+			}
+			if lag {
+				t := newTable("GROUP", "TYPE", "STATE", "COORDINATOR", "LAG", "AGE")
+				for _, g := range groups {
+					t.add(printable(g.Name), orDash(g.Type), orDash(g.State), g.Coordinator, offsetText(g.Lag), ageText(g.LagSeconds))
+				}
+				return t.write(c.Stdout)
 			}
 			t := newTable("GROUP", "TYPE", "STATE", "COORDINATOR")
 			for _, g := range groups {
@@ -59,6 +76,7 @@ func newGroupList(c *command) *cobra.Command {
 			return t.write(c.Stdout)
 		},
 	}
+	cmd.Flags().BoolVar(&lag, "lag", false, "show how far each group is behind")
 	cmd.Flags().StringSliceVar(&states, "state", nil, "only groups in these states, `STATE,...`, such as Stable or Empty")
 	completeWith(cmd, "state", "Empty", "Stable", "Assigning", "Reconciling", "PreparingRebalance", "CompletingRebalance", "Dead")
 	return cmd
@@ -90,11 +108,40 @@ func (cl *client) groups(ctx context.Context, states ...string) ([]listedGroup, 
 			return nil, cl.explain(err, "", fmt.Sprintf("groups of broker %d", shard.Meta.NodeID))
 		}
 		for _, g := range shard.Resp.(*kmsg.ListGroupsResponse).Groups {
-			out = append(out, listedGroup{g.Group, g.GroupType, g.GroupState, g.ProtocolType, shard.Meta.NodeID})
+			out = append(out, listedGroup{Name: g.Group, Type: g.GroupType, State: g.GroupState, ProtocolType: g.ProtocolType, Coordinator: shard.Meta.NodeID})
 		}
 	}
 	slices.SortFunc(out, func(a, b listedGroup) int { return strings.Compare(a.Name, b.Name) })
 	return out, nil
+}
+
+// addLag finds out how far groups are behind. Of one that cannot be asked for its offsets it is not known.
+func (cl *client) addLag(ctx context.Context, groups []listedGroup) error {
+	rows := make([][]*groupOffset, len(groups))
+	var all []*groupOffset
+	for i, g := range groups {
+		committed, err := cl.committed(ctx, g.Name)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			continue
+		}
+		for topic, partitions := range committed {
+			for p, at := range partitions {
+				rows[i] = append(rows[i], &groupOffset{Topic: topic, Partition: p, Committed: &at})
+			}
+		}
+		all = append(all, rows[i]...)
+	}
+	cl.fillLag(ctx, all, nil)
+	for i := range groups {
+		if len(rows[i]) > 0 {
+			lag, seconds := sumLag(rows[i])
+			groups[i].Lag, groups[i].LagSeconds = &lag, seconds
+		}
+	}
+	return ctx.Err()
 }
 
 // unknownGroup is the error for a group that is not there, with the one that may be meant.

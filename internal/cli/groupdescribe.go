@@ -24,7 +24,9 @@ type describedGroup struct {
 	Coordinator groupCoordinator  `json:"coordinator"`
 	Members     []describedMember `json:"members"`
 	Offsets     []groupOffset     `json:"offsets"`
-	Lag         int64             `json:"lag"` // of all partitions whose lag is known
+	Lag         int64             `json:"lag"`                      // of all partitions whose lag is known
+	LagSeconds  *float64          `json:"lagSeconds"`               // the largest; null: it is known of none
+	CatchUp     *float64          `json:"catchUpSeconds,omitempty"` // absent: not measured, or the lag does not fall
 }
 
 type groupCoordinator struct {
@@ -48,39 +50,64 @@ type assignedOfTopic struct {
 }
 
 type groupOffset struct {
-	Topic     string `json:"topic"`
-	Partition int32  `json:"partition"`
-	Committed *int64 `json:"committedOffset"` // null: nothing was committed
-	Start     *int64 `json:"startOffset"`     // null: the leader did not say
-	End       *int64 `json:"endOffset"`
-	Lag       *int64 `json:"lag"`
-	Member    string `json:"memberId,omitempty"` // who has the partition
-	Client    string `json:"clientId,omitempty"`
-	Host      string `json:"host,omitempty"`
+	Topic      string   `json:"topic"`
+	Partition  int32    `json:"partition"`
+	Committed  *int64   `json:"committedOffset"` // null: nothing was committed
+	Start      *int64   `json:"startOffset"`     // null: the leader did not say
+	End        *int64   `json:"endOffset"`
+	Lag        *int64   `json:"lag"`
+	LagSeconds *float64 `json:"lagSeconds"`                  // age of the first record that is not read
+	LagProblem string   `json:"lagSecondsProblem,omitempty"` // why it is null
+	Member     string   `json:"memberId,omitempty"`          // who has the partition
+	Client     string   `json:"clientId,omitempty"`
+	Host       string   `json:"host,omitempty"`
 }
 
 func newGroupDescribe(c *command) *cobra.Command {
-	return &cobra.Command{
+	var over time.Duration
+	cmd := &cobra.Command{
 		Use: "describe GROUP...", Short: "Show state, members, committed offsets and lag of groups", Args: atLeast(1, "one or more groups"),
 		Long: "Show state, members, committed offsets and lag of groups.\n\n" +
-			"Lag is the log end offset less the committed offset. A partition without a committed offset is\n" +
+			"LAG is the high watermark less the committed offset. AGE is how long ago the first record was\n" +
+			"written that the group has not read, by the record's timestamp and this machine's clock; the record\n" +
+			"is fetched for it, which takes the right to read the topic. A partition without a committed offset is\n" +
 			"shown where a member has it. STATE says where the committed offset lies: behind the first\n" +
-			"record there is (expired) the consumer goes where its auto.offset.reset says.",
-		Example:           "  moldau group describe billing\n  moldau group describe billing -o json",
+			"record there is (expired) the consumer goes where its auto.offset.reset says. With --over the\n" +
+			"command looks twice, and says when the group will have read all.",
+		Example:           "  moldau group describe billing\n  moldau group describe billing --over 10s\n  moldau group describe billing -o json",
 		ValidArgsFunction: c.completeGroups(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if over < 0 {
+				return usagef("--over %s: a time above zero, such as 10s", over)
+			}
 			cl, err := c.connect(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer cl.Close()
-			out := make([]describedGroup, 0, len(args))
-			for _, name := range args {
-				g, err := cl.describeGroup(cmd.Context(), name)
-				if err != nil {
-					return err
+			looks, seen := make([]lagLooks, len(args)), make([]recordTimes, len(args))
+			var out []describedGroup
+			for last := over == 0; ; last = true {
+				out = out[:0]
+				for i, name := range args {
+					if seen[i] == nil {
+						seen[i] = recordTimes{}
+					}
+					g, err := cl.lookAtGroup(cmd.Context(), name, seen[i])
+					if err != nil {
+						return err
+					}
+					g.CatchUp = looks[i].add(c.Now(), g.Lag)
+					out = append(out, g)
 				}
-				out = append(out, g)
+				if last {
+					break
+				}
+				select {
+				case <-cmd.Context().Done():
+					return cmd.Context().Err()
+				case <-time.After(over):
+				}
 			}
 			if c.json() {
 				return writeJSON(c.Stdout, out)
@@ -96,6 +123,8 @@ func newGroupDescribe(c *command) *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().DurationVar(&over, "over", 0, "look twice, so long apart, to tell when the group will have caught up")
+	return cmd
 }
 
 func newGroupWatch(c *command) *cobra.Command {
@@ -129,11 +158,14 @@ func (c *command) watchGroup(ctx context.Context, name string, every time.Durati
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	before := int64(-1)
+	seen := recordTimes{}
+	var looks lagLooks
 	for first := true; ; first = false {
-		g, err := cl.describeGroup(ctx, name)
+		g, err := cl.lookAtGroup(ctx, name, seen)
 		if err != nil {
 			return err
 		}
+		g.CatchUp = looks.add(c.Now(), g.Lag)
 		if err := c.writePicture(g, first, before); err != nil {
 			return err
 		}
@@ -171,6 +203,11 @@ func (c *command) writePicture(g describedGroup, first bool, before int64) error
 
 // describeGroup gathers all about one group, which may be of the classic or the consumer type.
 func (cl *client) describeGroup(ctx context.Context, name string) (describedGroup, error) {
+	return cl.lookAtGroup(ctx, name, nil)
+}
+
+// lookAtGroup is describeGroup that asks only for timestamps which it has not seen.
+func (cl *client) lookAtGroup(ctx context.Context, name string, seen recordTimes) (describedGroup, error) {
 	g, err := cl.groupMembers(ctx, name)
 	if err != nil {
 		return g, err
@@ -179,7 +216,7 @@ func (cl *client) describeGroup(ctx context.Context, name string) (describedGrou
 	if err != nil {
 		return g, err
 	}
-	cl.addOffsets(ctx, &g, committed)
+	cl.addOffsets(ctx, &g, committed, seen)
 	return g, ctx.Err()
 }
 
@@ -251,7 +288,7 @@ func consumerGroup(d kadm.DescribedConsumerGroup) describedGroup {
 }
 
 // addOffsets lists every partition that was committed or is assigned.
-func (cl *client) addOffsets(ctx context.Context, g *describedGroup, committed map[string]map[int32]int64) {
+func (cl *client) addOffsets(ctx context.Context, g *describedGroup, committed map[string]map[int32]int64, seen recordTimes) {
 	rows := map[string]map[int32]*groupOffset{}
 	row := func(topic string, p int32) *groupOffset {
 		if rows[topic] == nil {
@@ -275,25 +312,31 @@ func (cl *client) addOffsets(ctx context.Context, g *describedGroup, committed m
 			}
 		}
 	}
-	g.Offsets = []groupOffset{}
-	topics := sortedKeys(rows)
-	if len(topics) == 0 {
-		return
-	}
-	starts := cl.offsets(ctx, topics, cl.adm.ListStartOffsets)
-	ends := cl.offsets(ctx, topics, cl.adm.ListEndOffsets)
-	for _, topic := range topics {
+	var list []*groupOffset
+	for _, topic := range sortedKeys(rows) {
 		for _, p := range sortedInts(rows[topic]) {
-			r := rows[topic][p]
-			r.Start, r.End = known(starts, topic, p), known(ends, topic, p)
-			if r.Committed != nil && r.End != nil {
-				lag := max(0, *r.End-*r.Committed)
-				r.Lag = &lag
-				g.Lag += lag
-			}
-			g.Offsets = append(g.Offsets, *r)
+			list = append(list, rows[topic][p])
 		}
 	}
+	cl.fillLag(ctx, list, seen)
+	g.Offsets = make([]groupOffset, 0, len(list))
+	for _, r := range list {
+		g.Offsets = append(g.Offsets, *r)
+	}
+	g.Lag, g.LagSeconds = sumLag(list)
+}
+
+// sumLag is the lag of all partitions whose lag is known, and the largest in seconds.
+func sumLag(rows []*groupOffset) (lag int64, seconds *float64) {
+	for _, r := range rows {
+		if r.Lag != nil {
+			lag += *r.Lag
+		}
+		if r.LagSeconds != nil && (seconds == nil || *r.LagSeconds > *seconds) {
+			seconds = r.LagSeconds
+		}
+	}
+	return lag, seconds
 }
 
 // lagText is the lag of all partitions together.
@@ -306,6 +349,14 @@ func (g describedGroup) lagText() string {
 	}
 	if unknown > 0 {
 		lag += ", not known for " + plural(unknown, "partition")
+	}
+	if g.Lag > 0 {
+		if g.LagSeconds != nil && *g.LagSeconds > 0 {
+			lag += ", the oldest of " + ageText(g.LagSeconds) + " ago"
+		}
+		if g.CatchUp != nil {
+			lag += ", caught up in " + ageText(g.CatchUp)
+		}
 	}
 	return lag
 }
@@ -340,11 +391,20 @@ func (g describedGroup) write(w io.Writer) error {
 		_, err := fmt.Fprintln(w, "Nothing is committed, and no partition is assigned.")
 		return err
 	}
-	t := newTable("TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "STATE", "CLIENT")
+	t := newTable("TOPIC", "PARTITION", "COMMITTED", "END", "LAG", "AGE", "STATE", "CLIENT")
 	for _, o := range g.Offsets {
-		t.add(printable(o.Topic), o.Partition, offsetText(o.Committed), offsetText(o.End), offsetText(o.Lag), o.state(), orDash(o.Client))
+		t.add(printable(o.Topic), o.Partition, offsetText(o.Committed), offsetText(o.End), offsetText(o.Lag), ageText(o.LagSeconds), o.state(), orDash(o.Client))
 	}
-	return t.write(w)
+	if err := t.write(w); err != nil {
+		return err
+	}
+	for _, o := range g.Offsets {
+		if o.LagProblem != "" {
+			_, err := fmt.Fprintf(w, "AGE is not known of %s partition %d: %s\n", printable(o.Topic), o.Partition, printable(o.LagProblem))
+			return err
+		}
+	}
+	return nil
 }
 
 // state says whether a consumer that begins at the committed offset finds it.

@@ -148,7 +148,7 @@ func (m *Monitor) startLooking() {
 		case <-ticker.C:
 			m.missing = m.look(time.Now())
 		case <-m.ask:
-			m.look(time.Now())
+			m.missing = m.look(time.Now())
 		case <-more:
 			m.readOne()
 		}
