@@ -50,17 +50,19 @@ type assignedOfTopic struct {
 }
 
 type groupOffset struct {
-	Topic      string   `json:"topic"`
-	Partition  int32    `json:"partition"`
-	Committed  *int64   `json:"committedOffset"` // null: nothing was committed
-	Start      *int64   `json:"startOffset"`     // null: the leader did not say
-	End        *int64   `json:"endOffset"`
-	Lag        *int64   `json:"lag"`
-	LagSeconds *float64 `json:"lagSeconds"`                  // age of the first record that is not read
-	LagProblem string   `json:"lagSecondsProblem,omitempty"` // why it is null
-	Member     string   `json:"memberId,omitempty"`          // who has the partition
-	Client     string   `json:"clientId,omitempty"`
-	Host       string   `json:"host,omitempty"`
+	Topic      string       `json:"topic"`
+	Partition  int32        `json:"partition"`
+	Committed  *int64       `json:"committedOffset"` // null: nothing was committed
+	Start      *int64       `json:"startOffset"`     // null: the leader did not say
+	End        *int64       `json:"endOffset"`
+	Lag        *int64       `json:"lag"`
+	LagSeconds *float64     `json:"lagSeconds"`                  // age of the first record that is not read
+	LagProblem string       `json:"lagSecondsProblem,omitempty"` // why it is null
+	CatchUp    *float64     `json:"catchUpSeconds,omitempty"`    // group explain only, as Danger
+	Danger     *groupDanger `json:"danger,omitempty"`
+	Member     string       `json:"memberId,omitempty"` // who has the partition
+	Client     string       `json:"clientId,omitempty"`
+	Host       string       `json:"host,omitempty"`
 }
 
 func newGroupDescribe(c *command) *cobra.Command {

@@ -36,6 +36,24 @@ type groupHistory struct {
 	Events    []groupEvent    `json:"events"`
 	Rebalance *groupRebalance `json:"rebalance,omitempty"` // goes on
 	Waiting   int             `json:"waitingFor"`
+
+	lag []brokerLag // what the broker says beside it
+}
+
+// brokerLag is what the coordinator knows of a group's place in a partition, and Kafka's protocol cannot tell.
+type brokerLag struct {
+	Topic          string
+	Partition      int32
+	CatchUpSeconds *float64
+	Danger         *groupDanger
+}
+
+// groupDanger is what retention is about to take from a group, or took.
+type groupDanger struct {
+	Reason      string   `json:"reason"` // deleted, time or size
+	Detail      string   `json:"detail"`
+	LeftSeconds *float64 `json:"leftSeconds,omitempty"`
+	LeftBytes   *int64   `json:"leftBytes,omitempty"`
 }
 
 type groupEvent struct {
@@ -132,8 +150,29 @@ func (cl *client) explainGroup(ctx context.Context, name, address string) (expla
 		return g, missing
 	default:
 		g.History = h
+		g.addBrokerLag(h.lag)
 	}
 	return g, nil
+}
+
+// addBrokerLag adds the time to catch up, which is that of the slowest partition, and dangers.
+func (g *explainedGroup) addBrokerLag(lag []brokerLag) {
+	longest, known := 0.0, len(lag) > 0
+	for _, l := range lag {
+		for i := range g.Offsets {
+			if o := &g.Offsets[i]; o.Topic == l.Topic && o.Partition == l.Partition {
+				o.CatchUp, o.Danger = l.CatchUpSeconds, l.Danger
+			}
+		}
+		if l.CatchUpSeconds == nil {
+			known = false
+		} else {
+			longest = max(longest, *l.CatchUpSeconds)
+		}
+	}
+	if g.CatchUp = nil; known {
+		g.CatchUp = &longest
+	}
 }
 
 func (cl *client) findCoordinator(ctx context.Context, name string, c *groupCoordinator) error {
@@ -189,6 +228,7 @@ func (cl *client) groupHistory(ctx context.Context, name, address string, c grou
 		ClusterID string
 		NodeID    int32
 		History   *groupHistory
+		Lag       []brokerLag
 	}
 	if err := json.Unmarshal(body, &answer); err != nil || answer.History == nil {
 		return nil, &failure{cause: "this is not a Moldau broker's HTTP listener", value: address, help: "name it with --http HOST:PORT"}
@@ -196,6 +236,7 @@ func (cl *client) groupHistory(ctx context.Context, name, address string, c grou
 	if answer.ClusterID != meta.Cluster {
 		return nil, &failure{cause: "the HTTP listener is that of another cluster", value: join(address, answer.ClusterID, "not "+meta.Cluster), help: "name the right one with --http HOST:PORT"}
 	}
+	answer.History.lag = answer.Lag
 	return answer.History, nil
 }
 
@@ -238,6 +279,11 @@ func (g *explainedGroup) write(w io.Writer) error {
 	if h == nil {
 		_, err := fmt.Fprintf(w, "History      %s\n", printable(g.Problem))
 		return err
+	}
+	for _, o := range g.Offsets {
+		if d := o.Danger; d != nil {
+			fmt.Fprintf(w, "At risk      %s partition %d: %s (retention: %s)\n", printable(o.Topic), o.Partition, printable(d.Detail), printable(d.Reason))
+		}
 	}
 	since := time.UnixMilli(h.SinceMs).Local().Format(eventTime)
 	if h.Dropped > 0 {

@@ -279,7 +279,7 @@ func (m *Monitor) warn(groups []Group) {
 				more++
 				continue
 			}
-			m.o.Log.Warn(message, "group", g.Name, "topic", row.Topic, "partition", row.Partition, "committed", row.Committed, "end", row.End, "lag", row.Lag, "danger", detail(row.Danger))
+			m.o.Log.Warn(message, "group", g.Name, "topic", row.Topic, "partition", row.Partition, "committed", row.Committed, "end", row.End, "lag", row.Lag, "danger", Detail(row.Danger))
 		}
 	}
 	if more > 0 {
@@ -321,7 +321,8 @@ func describe(d *storage.Danger) (kind, message string) {
 	return kind, message
 }
 
-func detail(d *storage.Danger) string {
+// Detail says how near a danger is.
+func Detail(d *storage.Danger) string {
 	switch Kind(d) {
 	case deleted:
 		return fmt.Sprintf("%d offsets are gone", d.Gone)

@@ -72,8 +72,8 @@ func TestDangerIsNamed(t *testing.T) {
 		{&storage.Danger{ByTime: true, Left: time.Hour, BySize: true, LeftBytes: 9}, "size", "the segment may be deleted after 9 more bytes"},
 		{&storage.Danger{BySize: true, LeftBytes: -9}, "size", "the segment may be deleted after 0 more bytes"},
 	} {
-		if kind, message := describe(c.d); kind != c.kind || detail(c.d) != c.detail || message == "" {
-			t.Errorf("%+v: %s, %s, %q", c.d, kind, detail(c.d), message)
+		if kind, message := describe(c.d); kind != c.kind || Detail(c.d) != c.detail || message == "" {
+			t.Errorf("%+v: %s, %s, %q", c.d, kind, Detail(c.d), message)
 		}
 	}
 	if Kind(nil) != "" {
