@@ -208,7 +208,7 @@ func (s *Shard) joinConsumer(g *group, j *joiner) (*kmsg.JoinGroupResponse, *ref
 		return refuse(wire.InconsistentGroupProtocol)
 	}
 	if id == "" {
-		id = s.memberID(j.client, req.InstanceID)
+		id = s.uuid() // like Kafka, without the name of the client
 		if req.InstanceID == nil && req.Version >= joinNeedsMemberID {
 			return joinError(id, wire.MemberIDRequired), nil
 		}

@@ -102,6 +102,9 @@ func TestUpgradeAndDowngrade(t *testing.T) {
 	r.beat("n", g+1, g+1, "same")
 	// Another classic member joins the consumer group.
 	c := r.newID()
+	if len(c) != 22 { // those of a classic group begin with the name of the client
+		t.Fatalf("the id %q is no UUID as Kafka prints it", c)
+	}
 	jc := r.joined(r.join(c, ownedSubscription()))
 	r.synced(r.sync(c, jc.Generation, nil, rangeProtocol), classicShare(""))
 	r.joinFails(r.join("", func(q *kmsg.JoinGroupRequest) { q.ProtocolType = "connect" }), wire.InconsistentGroupProtocol)
