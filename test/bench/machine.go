@@ -232,34 +232,37 @@ func residentBytes(pid int) (now, peak int64, err error) {
 	return now, peak, nil
 }
 
-// calibration is how fast the machine was right before a run, in GB/s.
+// calibration is how fast the machine was right before a run, in GB for a second of processor time. It is not the time of a clock: what
+// other processes take of the machine is another guard's.
 type calibration struct {
 	Copy     float64 `json:"copy"`
 	Loopback float64 `json:"loopback"`
 	Append   float64 `json:"append"`
 }
 
-// What a calibration does, several times: the best says what the machine can do at the moment, and is not
-// moved by a single interruption.
+// What one sample of a calibration does. There are several, taking turns, so that what disturbs for a moment disturbs few of each kind;
+// their median moves by less than what the guard of a pair lets through, also on a busy machine. The best of a few does not: it is a matter of
+// luck whether there was a good one.
 const (
 	copyBytes     = 256 << 20
 	loopbackBytes = 64 << 20
 	appendBytes   = 32 << 20
-	bestOf        = 4
-	roughPart     = 32 // of that, for a rough one
+	samples       = 16
+	roughPart     = 32 // of the bytes, and fewer samples, for a rough one
+	roughSamples  = 4
 )
 
-// calibrate takes about a third of a second.
+// calibrate takes about half a second of processor time.
 func calibrate(dir string, rough bool) (c calibration, err error) {
-	part := int64(1)
+	part, rounds := int64(1), samples
 	if rough {
-		part = roughPart
+		part, rounds = roughPart, roughSamples
 	}
 	from, to := make([]byte, 8<<20), make([]byte, 8<<20)
 	if _, err := rand.Read(from[:1<<20]); err != nil {
 		return c, err
 	}
-	for _, m := range []struct {
+	kinds := []struct {
 		speed *float64
 		bytes int64
 		do    func(n int64) error
@@ -272,14 +275,27 @@ func calibrate(dir string, rough bool) (c calibration, err error) {
 		}},
 		{&c.Loopback, loopbackBytes / part, func(n int64) error { return sendToSelf(from[:64<<10], n) }},
 		{&c.Append, appendBytes / part, func(n int64) error { return writeAndDelete(dir, from[:1<<20], n) }},
-	} {
-		for range bestOf {
-			began := time.Now()
-			if err := m.do(m.bytes); err != nil {
+	}
+	speeds := make([][]float64, len(kinds))
+	for range rounds {
+		for i, k := range kinds {
+			before, err := ownTime()
+			if err == nil {
+				err = k.do(k.bytes)
+			}
+			if err != nil {
 				return c, err
 			}
-			*m.speed = max(*m.speed, float64(m.bytes)/time.Since(began).Seconds()/1e9)
+			after, err := ownTime()
+			if err != nil {
+				return c, err
+			}
+			took := max(after-before, time.Microsecond) // the clock's step
+			speeds[i] = append(speeds[i], float64(k.bytes)/took.Seconds()/1e9)
 		}
+	}
+	for i, k := range kinds {
+		*k.speed = median(speeds[i])
 	}
 	return c, nil
 }
