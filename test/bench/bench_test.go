@@ -218,13 +218,13 @@ func TestMatrix(t *testing.T) {
 				t.Errorf("%s: %v", sc.name, err)
 			}
 		}
-		if want := map[bool]int{false: 8 + 1 + 2 + 3 + 1 + 6 + 3, true: 18 + 1 + 2 + 3 + 6 + 6 + 3}[full]; len(names) != want {
+		if want := map[bool]int{false: 8 + 1 + 2 + 2*3 + 1 + 6 + 3, true: 18 + 1 + 2 + 2*3 + 6 + 6 + 3}[full]; len(names) != want {
 			t.Errorf("%d scenarios, want %d", len(names), want)
 		}
 		if d := s.estimate(s.scenarios()); !full && d > 25*time.Minute {
 			t.Errorf("the short matrix takes %s", d)
 		}
-		if s.moldauOnly = true; len(s.scenarios()) != len(names)-9 {
+		if s.moldauOnly = true; len(s.scenarios()) != len(names)-12 {
 			t.Error("without Kafka there are scenarios of its clients")
 		}
 	}

@@ -46,6 +46,7 @@ const (
 	latency
 	producerPerf // by Kafka's own tools, see perf.go
 	consumerPerf
+	javaProducers // by a program of ours with Kafka's producer
 )
 
 // phase is a scenario under one load.
@@ -101,6 +102,11 @@ func (s *settings) scenarios() []scenario {
 	all = append(all, s.latencyScenarios()...)
 	if !s.moldauOnly { // else there is no Java
 		all = append(all, s.perfScenarios()...)
+		for _, producers := range []int{1, 8, 64} {
+			sc := durableScenario(producers)
+			sc.name, sc.title, sc.measure = sc.name+"-java", "Kafka's own producer: "+sc.title, javaProducers
+			all = append(all, sc)
+		}
 	}
 	var chosen []scenario
 	for _, sc := range all {

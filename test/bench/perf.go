@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -211,6 +213,40 @@ func (b *runner) consumerPerf(ctx context.Context, o bench.Options) (r *bench.Re
 	r.Seconds = time.Since(r.Began).Seconds()
 	r.ClockSeconds = difference(from, to)
 	r.Requests, r.Bytes, r.BytesPerSecond = r.Records, r.Records*int64(o.RecordSize), r.RecordsPerSecond*float64(o.RecordSize)
+	return r, nil
+}
+
+// javaProducers runs as many of Kafka's producers as there are connections, in one process, each with one record under way.
+func (b *runner) javaProducers(ctx context.Context, o bench.Options) (r *bench.Result, err error) {
+	remove, err := perfTopic(ctx, &o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+	r = &bench.Result{Kind: "java-producers", Topic: o.Topic, Partitions: int(o.Partitions), KeptRate: true}
+	var from, to map[string]float64
+	err = b.perfTool(ctx, &o, func(text string) (enough bool, err error) {
+		switch text {
+		case "begin":
+			r.Began = time.Now()
+			from, err = readClocks(&o)
+		case "end":
+			to, err = readClocks(&o)
+		default:
+			err = json.Unmarshal([]byte(text), r)
+		}
+		return false, err
+	}, "class", filepath.Join(b.root, "test", "bench", "java", "Producers.java"), o.Bootstrap[0], o.Topic, strconv.Itoa(o.Connections),
+		strconv.Itoa(int(o.Partitions)), strconv.Itoa(o.RecordSize), strconv.FormatInt(b.perfWarmUp().Milliseconds(), 10), strconv.FormatInt(o.Duration.Milliseconds(), 10))
+	if err != nil {
+		return nil, err
+	}
+	if r.Seconds == 0 {
+		return nil, errors.New("the producers ended before they were measured")
+	}
+	r.ClockSeconds = difference(from, to)
+	r.Requests, r.Bytes = r.Records, r.Records*int64(o.RecordSize)
+	r.RequestsPerSecond, r.RecordsPerSecond, r.BytesPerSecond = float64(r.Requests)/r.Seconds, float64(r.Records)/r.Seconds, float64(r.Bytes)/r.Seconds
 	return r, nil
 }
 

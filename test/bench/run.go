@@ -296,6 +296,8 @@ func (b *runner) once(ctx context.Context, sc scenario, m mode, ph phase, br *br
 		result, err = b.producerPerf(ctx, o)
 	case consumerPerf:
 		result, err = b.consumerPerf(ctx, o)
+	case javaProducers:
+		result, err = b.javaProducers(ctx, o)
 	}
 	if ctx.Err() != nil {
 		return r, ctx.Err()
