@@ -101,6 +101,7 @@ type tail struct {
 	// first is the offset of the batch at byte from.
 	first, from int64
 	to          *mark
+	epoch       int32 // of all its batches
 }
 
 func newJournal(d *Dir, fileBytes int64) *journal {
@@ -335,7 +336,7 @@ func (j *journal) add(t tail) error {
 	return err
 }
 
-// check says that bytes are the batches of the tail.
+// check says that bytes are the batches of the tail. The leader epoch is not below a batch's CRC, nor is the offset.
 func (t *tail) check(bytes []byte) error {
 	next := t.first
 	for len(bytes) > 0 {
@@ -346,7 +347,7 @@ func (t *tail) check(bytes []byte) error {
 		if err != nil {
 			return err
 		}
-		if b.BaseOffset() != next {
+		if b.BaseOffset() != next || b.LeaderEpoch() != t.epoch { // protection: epoch of what goes into the journal
 			return errSequence
 		}
 		next, bytes = b.NextOffset(), rest

@@ -360,13 +360,20 @@ func TestJournalSurvivesPowerLoss(t *testing.T) {
 // TestJournalTakesNothingBad: bytes that changed between the append and the flush are not copied into the journal, which would write them over
 // a file that is right again.
 func TestJournalTakesNothingBad(t *testing.T) {
+	for name, at := range map[string]int64{"a value": 80, "the leader epoch, which no CRC covers": 15} {
+		t.Run(name, func(t *testing.T) { testJournalTakesNothingBad(t, at) })
+	}
+}
+
+// testJournalTakesNothingBad flips a bit of byte at of a batch.
+func testJournalTakesNothingBad(t *testing.T, at int64) {
 	r := newJournalRig(t, 2, 256<<10)
 	r.used()
 	seg := r.logs[0].view.Load().segments[0]
 	name, pos := seg.path(logSuffix), seg.size.Load()
 	r.append(0, strings.Repeat("a", 100))
 	for range 2 { // bad, and right again
-		if err := r.mem.Flip(name, pos+80, 1); err != nil {
+		if err := r.mem.Flip(name, pos+at, 1); err != nil {
 			t.Fatal(err)
 		}
 		r.flush()

@@ -668,8 +668,8 @@ const (
 )
 
 // beginTail returns what was appended since the last flush, and keeps truncation away until endTail. Only
-// bytes of a file whose name is durable and all of whose predecessors are synced go into the journal. It does not wait: one who
-// commits for many must not wait for one.
+// bytes of a file whose name is durable and all of whose predecessors are synced go into the journal, and only batches of one leader epoch. It
+// does not wait: one who commits for many must not wait for one.
 func (l *Log) beginTail(maxBytes int64) (tail, tailState) {
 	if !l.tailing.TryLock() {
 		return tail{}, tailAlone
@@ -683,9 +683,9 @@ func (l *Log) beginTail(maxBytes int64) (tail, tailState) {
 	case from.offset == to.offset:
 		l.mu.timerSet = false
 		state = tailNone
-	case from.seg == to.seg && to.seg.named && to.pos-from.pos <= maxBytes:
+	case from.seg == to.seg && to.seg.named && to.pos-from.pos <= maxBytes && l.mu.epochs.at(from.offset) == l.mu.epochs.latest():
 		l.mu.timerSet = false
-		return tail{l, to.seg, from.offset, from.pos, to}, tailFits
+		return tail{l, to.seg, from.offset, from.pos, to, l.mu.epochs.latest()}, tailFits
 	}
 	l.tailing.Unlock()
 	return tail{}, state

@@ -63,6 +63,8 @@ var protections = []protection{
 		"if p := point; p != nil && (e.seg < p.segment || e.seg == p.segment && e.pos+e.n <= p.pos) { // protection: journal point", "if p := point; p == nil && p != nil {", "./internal/storage", "TestJournalRestoresNothingBelowThePoint$"},
 	{"the journal takes nothing that has gone bad", "internal/storage/journal.go",
 		"err = b.CheckCRC() // protection: what goes into the journal", "err = nil", "./internal/storage", "TestJournalTakesNothingBad$"},
+	{"the journal takes no leader epoch that has gone bad", "internal/storage/journal.go",
+		"|| b.LeaderEpoch() != t.epoch { // protection: epoch of what goes into the journal", "{", "./internal/storage", "TestJournalTakesNothingBad$"},
 	{"index rebuild", "internal/storage/read.go",
 		"return s.rebuildIndex() // protection: index rebuild", "return x, nil", "./internal/storage", "TestIndexIsRebuilt"},
 	{"places of readers end with a truncation", "internal/storage/readcopy.go",
