@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -66,6 +65,10 @@ func clusterID() uint64 {
 	return binary.BigEndian.Uint64(cluster[:8])
 }
 
+// historyRevisions is how far behind a watch may begin: etcd keeps the key and the place of each of those changes in memory, and their
+// values in its file.
+const historyRevisions = 1000
+
 // setWALSegmentSize writes etcd's package variable. It is the only place that
 // does, and always with the same value.
 var setWALSegmentSize = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
@@ -84,6 +87,8 @@ type embedded struct {
 	work     sync.WaitGroup // calls and watches under way
 	stopOnce sync.Once
 	stopErr  error // of the one stop
+
+	forgotten atomic.Int64 // the revision that etcd was last told to forget
 }
 
 // OpenEmbedded starts, or starts again, the one-member store in a directory.
@@ -145,7 +150,7 @@ func (s *embedded) config(o EmbeddedOptions) (*embed.Config, error) {
 	// the first: at a start etcd applies what follows the snapshot at once and then forgets what is further behind than that,
 	// and where raft has not heard of it yet (a busy machine) and begins an election, it misses the entries and ends the process.
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = 500, 1500 // protection: entries that raft may ask for are kept
-	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(10_000)
+	cfg.AutoCompactionRetention = "0"                         // forget does it: etcd looks every five minutes only
 	cfg.QuotaBackendBytes = 8 << 30
 	cfg.EnableGRPCGateway = false
 	cfg.UnsafeNoFsync = o.NoSync
@@ -359,8 +364,18 @@ func (s *embedded) Txn(ctx context.Context, conds []Cond, ops []Op) (Result, err
 		if err != nil {
 			return Result{}, err
 		}
+		s.forget(ctx, r.Header.Revision)
 		return Result{Succeeded: r.Succeeded, Revision: r.Header.Revision}, nil
 	})
+}
+
+// forget has etcd forget the history behind rev now and then, so that what it holds depends on what there is, and not on what has been.
+func (s *embedded) forget(ctx context.Context, rev int64) {
+	last := s.forgotten.Load()
+	if rev-last < 2*historyRevisions || !s.forgotten.CompareAndSwap(last, rev-historyRevisions) {
+		return
+	}
+	_, _ = s.client.Compact(ctx, rev-historyRevisions) // whatever failed: a later one does it
 }
 
 func (s *embedded) Snapshot(ctx context.Context, prefix string) ([]KV, int64, error) {

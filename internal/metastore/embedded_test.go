@@ -62,6 +62,22 @@ func TestEmbeddedReportsCompaction(t *testing.T) {
 	}
 }
 
+// TestEmbeddedForgets: the history does not grow with what has been.
+func TestEmbeddedForgets(t *testing.T) {
+	s := openTemp(t, t.TempDir())
+	defer s.Close()
+	var last int64
+	for range 2*historyRevisions + 1 {
+		last = mustTxn(t, s, nil, Put("a", nil)).Revision
+	}
+	if ev := next(t, s.Watch(ctxOf(t), "a", 2)); !errors.Is(ev.Err, ErrCompacted) {
+		t.Errorf("the first changes are still there: %+v", ev)
+	}
+	if ev := next(t, s.Watch(ctxOf(t), "a", last-historyRevisions/2)); ev.Revision != last-historyRevisions/2 {
+		t.Errorf("changes of late are not there: %+v", ev)
+	}
+}
+
 func TestEmbeddedCloseLeavesNoGoroutine(t *testing.T) {
 	defer leak.Check(t)()
 	s := openTemp(t, t.TempDir())
