@@ -29,6 +29,7 @@ const perfJVM = "KAFKA_TOOL_JVM=-Xmx512M -server -XX:+UseG1GC -XX:MaxGCPauseMill
 
 const (
 	perfInterval = 250 * time.Millisecond // how often producer-perf says how far it is
+	perfSlack    = 2 * time.Second        // it catches up with what it was late with at its start
 	perfPatience = 5 * time.Minute        // for one run of a tool
 )
 
@@ -136,7 +137,7 @@ func (b *runner) producerPerf(ctx context.Context, o bench.Options) (r *bench.Re
 	if perSecond > 0 {
 		warm := int64(perSecond * b.perfWarmUp().Seconds())
 		args = append(args, "--throughput", strconv.FormatInt(int64(perSecond), 10), "--warmup-records", strconv.FormatInt(warm, 10),
-			"--num-records", strconv.FormatInt(warm+int64(perSecond*o.Duration.Seconds()), 10))
+			"--num-records", strconv.FormatInt(warm+int64(perSecond*(o.Duration+perfSlack).Seconds()), 10))
 	} else {
 		args = append(args, "--throughput", "-1", "--num-records", strconv.Itoa(1<<40))
 	}

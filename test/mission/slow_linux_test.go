@@ -35,7 +35,7 @@ func (p *process) diskWaits() (n int) {
 // of them go on at once, a few threads wait for the disk, others are served, and everybody gets every byte.
 func TestSlowReceivers(t *testing.T) {
 	const clients, each, size = 32, 8, 1_000_000 // each client's answer begins a record later
-	const most = 12 // the turns of a log dir, flushes, and the metadata store
+	const most = 12                              // the turns of a log dir, flushes, and the metadata store
 	p := server(t)
 	p.create("large", 1, nil)
 	p.create("hot", 1, nil)
