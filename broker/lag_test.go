@@ -68,7 +68,7 @@ func series(t *testing.T, b *Broker) map[string]float64 {
 
 // TestLagOfGroups: lag in records and in seconds, what retention is about to take from a group with members, in /metrics and in the log.
 func TestLagOfGroups(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	c, _, err := config.Load(config.Sources{Sets: []string{"node.id=1", "listeners=PLAINTEXT://127.0.0.1:0", "moldau.http.listener=off",
 		"group.initial.rebalance.delay.ms=0", "moldau.group.metrics.partitions=4", "offsets.topic.num.partitions=3"}})
@@ -77,8 +77,8 @@ func TestLagOfGroups(t *testing.T) {
 	}
 	store := metastore.NewSim().Open()
 	defer store.Close()
-	log := &lines{}
-	b, err := Start(ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(log, nil)), FS: vfs.NewMem(), Store: store})
+	log, disk := &lines{}, vfs.NewMem()
+	b, err := Start(ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(log, nil)), FS: disk, Store: store})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,6 +187,16 @@ func TestLagOfGroups(t *testing.T) {
 		}
 	}
 	await("it has caught up", map[string]float64{"moldau_consumergroup_partitions_at_risk": 0, "moldau_consumergroup_at_risk a t 0 deleted": -1, "kafka_consumergroup_lag_sum a t": 0})
+
+	// What is not in memory is read from the disk, after the look that missed it.
+	send(1, 5*time.Hour)
+	disk.Evict(func(name string) bool { return strings.Contains(name, "/t-1/") })
+	commit("cold", 0, 2)
+	await("a record on the disk", map[string]float64{"kafka_consumergroup_lag cold t 1": 1, "moldau_consumergroup_lag_seconds cold t 1": 5})
+	if r, err := admin.DeleteGroup(ctx, "cold"); err != nil || r.Err != nil {
+		t.Fatal(err, r.Err)
+	}
+	await("forgotten", map[string]float64{"kafka_consumergroup_lag cold t 1": -1})
 
 	// There is room for four partitions: groups have their series whole.
 	commit("b", 1)

@@ -16,7 +16,7 @@
 //
 // A look goes over all committed offsets: at those that have not moved the time that was found for them is still right, and the others cost the
 // header of a batch in memory. It reads nothing from the disk and opens no log. One goroutine looks, when somebody asks and every
-// fifteen seconds, and after the latter reads up to 32 records from the disk, one between two questions, in turn with other lookups.
+// fifteen seconds, and afterwards reads up to 32 records from the disk, one between two questions, in turn with other lookups.
 //
 // # Invariants
 //

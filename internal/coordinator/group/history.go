@@ -141,11 +141,15 @@ type History struct {
 
 // Bounds of what is kept.
 const (
-	historyEvents    = 200 // of a group
-	historyText      = 120 // bytes of a text
-	historyEventSize = 400 // bytes of an event beside its texts: its own and those of a Rebalance with its waits
-	historyWaits     = 3
-	historyWaiting   = 10
+	historyEvents  = 200 // of a group
+	historyText    = 120 // bytes of a text
+	historyWaits   = 3
+	historyWaiting = 10
+
+	// Bytes beside their texts, at most.
+	eventBytes     = 2 * 168 // a list that grows has room for as many again
+	rebalanceBytes = 192
+	waitBytes      = 2 * 88
 )
 
 // histories are those of a shard.
@@ -408,8 +412,20 @@ func (x *Rebalance) wait(m MemberName, to string, ms int64) {
 	}
 }
 
+func (m *MemberName) bytes() int {
+	return len(m.ID) + len(m.InstanceID) + len(m.ClientID) + len(m.Host)
+}
+
+// bytes is what an event takes, texts that it shares with others counted once for each.
 func (e *Event) bytes() int {
-	return historyEventSize + len(e.Member.ID) + len(e.Member.InstanceID) + len(e.Member.ClientID) + len(e.Member.Host) + len(e.Before) + len(e.Said)
+	n := eventBytes + e.Member.bytes() + len(e.Before) + len(e.Said)
+	if x := e.Rebalance; x != nil {
+		n += rebalanceBytes + x.By.bytes()
+		for i := range x.WaitedFor {
+			n += waitBytes + x.WaitedFor[i].Member.bytes()
+		}
+	}
+	return n
 }
 
 // add appends an event. What repeats itself is one.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -92,6 +93,12 @@ func letters(ids []string) map[string]string {
 		names[id] = string(rune('a' + i))
 	}
 	return names
+}
+
+func TestHistoryBytes(t *testing.T) {
+	if a, b, c := unsafe.Sizeof(Event{}), unsafe.Sizeof(Rebalance{}), unsafe.Sizeof(Wait{}); 2*a > eventBytes || b > rebalanceBytes || 2*c > waitBytes {
+		t.Errorf("an event has %d bytes, a rebalance %d, a wait %d: count them", a, b, c)
+	}
 }
 
 func TestHistoryOfCrashedMember(t *testing.T) {
