@@ -225,6 +225,33 @@ func TestHistoryOfConsumerGroup(t *testing.T) {
 	}
 }
 
+// A group that turns into one of the other kind, whose topics change, and whose assignment cannot be written.
+func TestHistoryOfMigration(t *testing.T) {
+	r := newRig(t)
+	ids, g := r.stableWith([]int32{0, 1, 2, 3})
+	names := letters(ids)
+	r.beat("n", 0, g+1, "-")
+	r.told(2, names, "upgraded", "joined n")
+	r.beatAny("n", epochLeaves)
+	r.told(4, names, "left n", "rebalanced to 2 of 1 in 0 because joined n interrupted", "downgraded")
+	r.pass(500)
+	r.joined(r.join(ids[0], ownedSubscription(0, 1, 2, 3)))
+	r.refuse = wire.NotEnoughReplicas
+	r.syncFails(r.sync(ids[0], g+2, map[string]string{ids[0]: classicShare("t", 0)}), wire.CoordinatorNotAvailable)
+	r.pass(100)
+	r.joined(r.join(ids[0], ownedSubscription(0, 1, 2, 3)))
+	r.synced(r.sync(ids[0], g+3, map[string]string{ids[0]: classicShare("t", 0)}), classicShare("t", 0))
+	r.told(7, names, "unwritten", "rebalanced to 3 of 1 in 500 because downgraded  interrupted (0 500 0), a 500 to join again",
+		"rebalanced to 4 of 1 in 100 because unwritten  (0 100 0), a 100 to join again")
+
+	r = newRig(t)
+	r.beat("a", 0, 2, "1:0,1,2,3")
+	r.topics(2, testTopic("t", 1, 5), testTopic("u", 2, 2))
+	r.pass(1000)
+	r.beat("a", 2, 3, "1:0,1,2,3,4", owning("1:0,1,2,3"))
+	r.told(2, nil, "topics", "rebalanced to 3 of 1 in 0 because topics ")
+}
+
 // TestHistoryIsBounded: who fills the history pushes out its own, and that of nobody who has less.
 func TestHistoryIsBounded(t *testing.T) {
 	r := newRig(t, func(c *Config) { c.HistoryBytes = 64 << 10 })
