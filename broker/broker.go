@@ -152,7 +152,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 		PoisonBuffers: o.PoisonBuffers,
 	})
 	b.net.Serve()
-	b.lag = lag.New(lag.Options{Groups: b.groups, Partitions: b.partitions, Log: o.Log, MaxSeries: int(o.Config.Int("moldau.group.metrics.partitions"))})
+	b.lag = lag.New(lag.Options{Self: o.Config.NodeID(), Groups: b.groups, Partitions: b.partitions, Log: o.Log, MaxSeries: int(o.Config.Int("moldau.group.metrics.partitions"))})
 	b.registry.MustRegister(b.lag)
 	if err := b.startHTTP(); err != nil {
 		return nil, err

@@ -78,10 +78,15 @@ func TestLagOfGroups(t *testing.T) {
 	store := metastore.NewSim().Open()
 	defer store.Close()
 	log, disk := &lines{}, vfs.NewMem()
-	b, err := Start(ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(log, nil)), FS: disk, Store: store})
-	if err != nil {
-		t.Fatal(err)
+	start := func() *Broker {
+		t.Helper()
+		b, err := Start(ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(log, nil)), FS: disk, Store: store})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
 	}
+	b := start()
 	defer func() {
 		if err := b.Close(context.Background()); err != nil {
 			t.Error(err)
@@ -205,4 +210,26 @@ func TestLagOfGroups(t *testing.T) {
 	await("the others are counted", map[string]float64{"moldau_consumergroups_left_out": 2, "kafka_consumergroup_lag b t 0": 2, "kafka_consumergroup_lag c t 0": -1, "kafka_consumergroup_lag d t 0": -1})
 	commit("\xff", 1)
 	await("any bytes name a group", map[string]float64{"moldau_consumergroups_left_out": 3})
+
+	// Of a partition that is offline nobody knows where it ends.
+	if err := b.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	removed := 0
+	dir := b.dirs.All()[0].Path() + "/t-1"
+	files, err := disk.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if err := disk.Remove(dir + "/" + f.Name); err != nil {
+			t.Fatal(err)
+		}
+		removed++
+	}
+	if err := disk.Remove(dir); err != nil || removed == 0 {
+		t.Fatal(err, removed)
+	}
+	b = start()
+	await("offline", map[string]float64{"kafka_consumergroup_current_offset a t 1": 2, "kafka_consumergroup_lag a t 1": -1, "moldau_consumergroup_lag_seconds a t 1": -1, "kafka_consumergroup_lag a t 0": 0})
 }

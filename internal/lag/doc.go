@@ -8,7 +8,7 @@
 //	Age      now less the timestamp of the first record that is not read: the one at the committed offset, or at the log start
 //	         where that is later. 0 when caught up. With CreateTime it is the producer's time: whoever sends old records makes
 //	         old lag, and a record from the future has the age 0. Not known (-1) where the record has no timestamp,
-//	         where its partition is not led here, and until its bytes were once in memory.
+//	         where its partition is offline or not led here, and until its bytes were once in memory.
 //	CatchUp  Lag over how much faster the group reads than producers write, both over about the last minute. Not known (-1) unless
 //	         the lag falls.
 //

@@ -30,6 +30,7 @@ const (
 
 // Options is what a Monitor needs. All fields are required.
 type Options struct {
+	Self       int32 // node id of this broker
 	Groups     *coordinator.Runtime[*group.Shard]
 	Partitions *partition.Manager
 	Log        *slog.Logger
@@ -206,7 +207,10 @@ func (m *Monitor) row(e *known, c *group.CommittedOffset, live bool, now time.Ti
 		name = "" // a namesake is another topic
 	}
 	p, err := m.o.Partitions.Lookup(name, c.TopicID, c.Partition)
-	if err != nil {
+	if err != nil || p.Err() != nil {
+		return row, nil, false
+	}
+	if leader, _ := p.Leader(); leader != m.o.Self {
 		return row, nil, false
 	}
 	start, end := p.Visible()

@@ -89,29 +89,31 @@ func (p *Partition) MaxTimestamp(currentEpoch int32, readCommitted bool) (Offset
 	return found(t, ok && t.Offset < limit, err)
 }
 
-// Visible is where the records begin and end that a reader may see. It does not open the log; before the first use it is what a stop
-// left.
+// Visible is where the records begin and end that a reader may see. It does not open the log; before it is opened for the first time it is
+// what a stop left.
 func (p *Partition) Visible() (start, end int64) {
 	if log := p.log(); log != nil {
 		return log.Start(), p.HighWatermark()
 	}
 	x := p.Extent()
-	return x.Start, x.End
+	return x.Start, p.Committed(x)
 }
 
-// TimestampAt is the timestamp of the first visible record at or behind offset, -1 for none; see storage.Log. storage.ErrCold also where the log is not
-// open: nobody has used it, and this is no reason to.
+// TimestampAt is the timestamp of the first visible record at or behind offset, -1 for none; see storage.Log. storage.ErrCold also where the log is
+// closed: nobody uses it, and this is no reason to.
 func (p *Partition) TimestampAt(offset int64, wait bool) (ms int64, err error) {
-	log := p.log()
+	log := p.held.UseOpen()
 	if log == nil {
 		return -1, storage.ErrCold
 	}
+	defer p.done()
 	return log.TimestampAt(offset, p.HighWatermark(), wait)
 }
 
-// InDanger is storage.Log's. Of a log that is not open it knows only what is gone.
+// InDanger is storage.Log's. Of a log that is closed it knows only what is gone.
 func (p *Partition) InDanger(offset, nowMs int64) (storage.Danger, bool) {
-	if log := p.log(); log != nil {
+	if log := p.held.UseOpen(); log != nil {
+		defer p.done()
 		return log.InDanger(offset, nowMs)
 	}
 	if start, _ := p.Visible(); offset < start {

@@ -160,10 +160,9 @@ func (h *Held) Done() {
 
 // use is Use for work in the background, which keeps no log from being closed for long.
 func (h *Held) use() (*Log, error) {
-	if h.users.Add(1) > openLog {
-		return h.log.Load(), nil
+	if l := h.UseOpen(); l != nil {
+		return l, nil
 	}
-	h.users.Add(-1)
 	h.opening.Lock()
 	defer h.opening.Unlock()
 	if l := h.log.Load(); l != nil {
@@ -188,6 +187,16 @@ func (h *Held) use() (*Log, error) {
 	h.failed.Store(nil)
 	h.users.Add(openLog + 1)
 	return l, nil
+}
+
+// UseOpen is Use of a log that is open already; nil if it is closed, and then there is no Done. It is for work in the background, which keeps
+// no log from being closed for long.
+func (h *Held) UseOpen() *Log {
+	if h.users.Add(1) > openLog {
+		return h.log.Load()
+	}
+	h.users.Add(-1)
+	return nil
 }
 
 // Open opens the log if it is not, and keeps nobody from closing it again.
