@@ -480,22 +480,30 @@ func (l *Log) newestFrom(seg *segment, end *mark, offset int64, rd *Reader) (new
 	return newest, err
 }
 
+// pinTo is pinFor with what a lookup reads from, and up to which byte, in a log that ends there. After an error nothing is pinned.
+func (s *segment) pinTo(end *mark, rd *Reader) (in io.ReaderAt, stop int64, err error) {
+	file, err := s.pinFor(rd)
+	if err != nil {
+		return nil, 0, err
+	}
+	in, stop = file, s.size.Load()
+	if rd != nil {
+		rd.file, in = file, rd
+	}
+	if s == end.seg {
+		stop = end.pos
+	}
+	return in, stop, nil
+}
+
 // scanForTime returns the first record from byte pos of seg on that is wanted, looking
 // only into batches that may hold one.
 func (l *Log) scanForTime(seg *segment, end *mark, pos int64, order batchOrder, rd *Reader, wanted func(record.Record) bool, batch func(record.Header) bool) (found TimestampOffset, ok bool, err error) {
-	file, err := seg.pinFor(rd)
+	in, stop, err := seg.pinTo(end, rd)
 	if err != nil {
 		return found, false, err
 	}
 	defer seg.unpin()
-	var in io.ReaderAt = file
-	if rd != nil {
-		rd.file, in = file, rd
-	}
-	stop := seg.size.Load()
-	if seg == end.seg {
-		stop = end.pos
-	}
 	maxInflated := l.Config().MaxInflatedBytes
 	errFound := errors.New("found")
 	for sc := (scanner{file: in, pos: pos, end: stop}); ; {

@@ -50,19 +50,11 @@ func (l *Log) timestampAt(v *view, end *mark, offset, limit int64, rd *Reader) (
 
 // timestampIn is timestampAt for one segment; io.EOF if it has nothing there.
 func (l *Log) timestampIn(seg *segment, end *mark, offset int64, rd *Reader) (int64, error) {
-	file, err := seg.pinFor(rd)
+	in, stop, err := seg.pinTo(end, rd)
 	if err != nil {
 		return -1, err
 	}
 	defer seg.unpin()
-	var in io.ReaderAt = file
-	if rd != nil {
-		rd.file, in = file, rd
-	}
-	stop := seg.size.Load()
-	if seg == end.seg {
-		stop = end.pos
-	}
 	if stop, err = seg.undamaged(offset, stop); err != nil {
 		return -1, err
 	}
