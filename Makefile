@@ -51,6 +51,9 @@ kill9: ## KILLS (default 100) times kill -9 under load, nothing lost and nothing
 kill9-groups: install-clients ## KILLS (default 200) times kill -9 while members of a group join, leave and commit; then again with both group protocols
 	KILLS=$${KILLS:-200} $(CLIENTS) -timeout 6h -v -run '^TestKill9(Consumer)?Groups$$'
 
+group-scale: install-clients ## a group of MEMBERS (default 1000), MANY (default 5000) groups: memory, processor time, heartbeats of others meanwhile; first Apache Kafka, then Moldau
+	@ulimit -n $$(ulimit -Hn); GROUP_SCALE=kafka MEMBERS=$${MEMBERS:-1000} MANY=$${MANY:-5000} $(CLIENTS) -timeout 1h -v -run '^TestGroupScale$$'
+
 parity: install-clients ## members of groups with seven clients, against Apache Kafka and Moldau side by side
 	PARITY=live $(CLIENTS) -timeout 30m -v -run '^TestGroupsParity$$'
 

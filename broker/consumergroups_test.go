@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"moldau/broker/brokertest"
 )
@@ -202,5 +203,119 @@ func TestConsumerGroupSurvivesACrash(t *testing.T) {
 	got.await(t, 4, 30)
 	if after := epochs(); after != before {
 		t.Errorf("the group's epoch was %d and is %d", before, after)
+	}
+}
+
+// TestOffsetsOfARecreatedTopic: what was committed for a topic that was deleted counts for no other of its name: by name (version 9) or by id (10), for
+// one partition or all, before and after a restart, however far the removal of the offsets has come.
+func TestOffsetsOfARecreatedTopic(t *testing.T) {
+	for _, crash := range []bool{false, true} {
+		c := brokertest.New(t, brokertest.Seed(3))
+		create := func(name string) [16]byte {
+			t.Helper()
+			r, err := kadm.NewClient(newClient(t, c)).CreateTopic(within(t), 1, 1, nil, name)
+			must(t, err)
+			return r.ID
+		}
+		pinned := func(version int16) *kgo.Client {
+			v := kversion.Stable()
+			v.SetMaxKeyVersion(kmsg.OffsetCommit.Int16(), version)
+			v.SetMaxKeyVersion(kmsg.OffsetFetch.Int16(), version)
+			return newClient(t, c, kgo.MaxVersions(v))
+		}
+		commit := func(version int16, topics map[string][16]byte, at int64) map[string]int16 {
+			t.Helper()
+			req := kmsg.NewPtrOffsetCommitRequest()
+			req.Group = "g"
+			names := map[[16]byte]string{}
+			for name, id := range topics {
+				names[id] = name
+				req.Topics = append(req.Topics, kmsg.OffsetCommitRequestTopic{Topic: name, TopicID: id, Partitions: []kmsg.OffsetCommitRequestTopicPartition{{Partition: 0, Offset: at, LeaderEpoch: -1}}})
+			}
+			resp, err := req.RequestWith(within(t), pinned(version))
+			must(t, err)
+			if resp.Version != version {
+				t.Fatalf("version %d, want %d", resp.Version, version)
+			}
+			codes := map[string]int16{}
+			for _, x := range resp.Topics {
+				name := x.Topic
+				if version >= 10 {
+					name = names[x.TopicID]
+				}
+				codes[name] = x.Partitions[0].ErrorCode
+			}
+			return codes
+		}
+		fetch := func(version int16, name string, id [16]byte) (offset int64, code int16) {
+			t.Helper()
+			req := kmsg.NewPtrOffsetFetchRequest()
+			g := kmsg.NewOffsetFetchRequestGroup()
+			g.Group = "g"
+			if name != "" {
+				g.Topics = []kmsg.OffsetFetchRequestGroupTopic{{Topic: name, TopicID: id, Partitions: []int32{0}}}
+			}
+			req.Groups = append(req.Groups, g)
+			resp, err := req.RequestWith(within(t), pinned(version))
+			must(t, err)
+			offset = -1
+			for _, x := range resp.Groups[0].Topics {
+				if name != "" || version >= 10 && x.TopicID == id || x.Topic == "t" {
+					offset, code = x.Partitions[0].Offset, x.Partitions[0].ErrorCode
+				}
+			}
+			return offset, code
+		}
+		const unknownTopicID = 100
+		stays, old := create("stays"), create("t")
+		if codes := commit(10, map[string][16]byte{"stays": stays, "t": old}, 5); codes["stays"] != 0 || codes["t"] != 0 {
+			t.Fatalf("committed: %v", codes)
+		}
+		if offset, code := fetch(9, "t", old); offset != 5 || code != 0 {
+			t.Fatalf("committed is %d, error %d", offset, code)
+		}
+		_, err := kadm.NewClient(newClient(t, c)).DeleteTopic(within(t), "t")
+		must(t, err)
+		now := create("t")
+		void := func(when string) {
+			t.Helper()
+			for _, v := range []int16{9, 10} {
+				if offset, code := fetch(v, "t", now); offset != -1 || code != 0 {
+					t.Errorf("%s, version %d: the new topic has %d, error %d", when, v, offset, code)
+				}
+				if offset, _ := fetch(v, "", now); offset != -1 {
+					t.Errorf("%s, version %d: among all, the new topic has %d", when, v, offset)
+				}
+				if offset, _ := fetch(v, "stays", stays); offset != 5 {
+					t.Errorf("%s, version %d: the other topic has %d", when, v, offset)
+				}
+			}
+			if offset, code := fetch(10, "t", old); offset != -1 || code != unknownTopicID {
+				t.Errorf("%s: by the old id: %d, error %d", when, offset, code)
+			}
+		}
+		void("after the deletion")
+		if crash {
+			c.Crash(0)
+		} else {
+			c.Stop(0)
+		}
+		must(t, c.Start(0))
+		void("after a restart")
+		// A client that does not know yet: what it commits for the topic that is gone is refused, the rest is not.
+		if codes := commit(10, map[string][16]byte{"stays": stays, "t": old}, 5); codes["stays"] != 0 || codes["t"] != unknownTopicID {
+			t.Errorf("a mixed commit: %v", codes)
+		}
+		void("after a commit for the old one")
+		if codes := commit(9, map[string][16]byte{"t": now}, 7); codes["t"] != 0 {
+			t.Errorf("committed: %v", codes)
+		}
+		c.Stop(0)
+		must(t, c.Start(0))
+		for _, v := range []int16{9, 10} {
+			if offset, code := fetch(v, "t", now); offset != 7 || code != 0 {
+				t.Errorf("version %d: the new topic has %d, error %d", v, offset, code)
+			}
+		}
 	}
 }

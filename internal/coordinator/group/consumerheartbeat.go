@@ -400,7 +400,7 @@ func (d *draft) fence(ids ...string) {
 		}
 		d.atEnd(func() { d.s.unwatch(d.g.id, id) })
 	}
-	d.putGroup(groupEpoch{epoch: d.c.epoch() + 1, hash: d.s.meta.hash(d.c.topics())})
+	d.putGroup(groupEpoch{epoch: d.c.epoch() + 1, hash: d.s.meta.hash(d.c.topics())}) // protection: who leaves begins an epoch
 	d.s.noteBegan(d.g.id, 0, true)
 	if d.c.members.len() == 0 { // protection: an empty group has nothing to assign
 		// Kafka lets the two epochs differ.

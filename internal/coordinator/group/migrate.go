@@ -63,7 +63,7 @@ func (s *Shard) upgrade(g *group) (*draft, *refusal) {
 		meta.instanceID, meta.clientID, meta.clientHost, meta.rebalanceTimeoutMs = m.instanceID, m.clientID, m.host, m.rebalanceTimeoutMs
 		meta.classic = &classicPart{m.sessionTimeoutMs, m.protocols}
 	}
-	claims(all)
+	claims(all) // protection: who goes on with what it had has it
 	slices.SortFunc(all, func(a, b upgraded) int { return strings.Compare(a.m.id, b.m.id) })
 	s.write(shard.Record{Key: groupKey(g.id)})
 	d := s.draftOf(g)
@@ -112,7 +112,7 @@ func claims(all []upgraded) {
 		var more []topicPartition
 		for _, x := range all[i].owned {
 			for _, p := range x.parts {
-				if tp := (topicPartition{x.topic, p}); !taken[tp] {
+				if tp := (topicPartition{x.topic, p}); !taken[tp] { // protection: of two that claim a partition one has it
 					taken[tp] = true
 					more = append(more, tp)
 				}
@@ -156,7 +156,7 @@ func (d *draft) downgrade(without []string, rebalances bool) {
 		subscription, _ := as.order[i].metadata(r.protocol)
 		r.members = append(r.members, memberRecord{id: m.id, instanceID: m.instanceID, clientID: m.clientID, clientHost: m.clientHost,
 			rebalanceTimeoutMs: m.rebalanceTimeoutMs, sessionTimeoutMs: m.classic.sessionTimeoutMs, subscription: subscription,
-			assignment: s.embedded(m.assigned.with(m.revoking), subscription)}) // what it may have; Kafka writes its target, which others may have
+			assignment: s.embedded(m.assigned.with(m.revoking), subscription)}) // protection: what it may have; Kafka writes its target, which others may have
 		s.replace = append(s.replace, replacement{m.id, m.classic.protocols})
 	}
 	ids := slices.Clone(c.order())
@@ -263,7 +263,7 @@ func (s *Shard) joinConsumer(g *group, j *joiner) (*kmsg.JoinGroupResponse, *ref
 	protocolType, name := consumerType, meta.classic.protocols[0].name
 	resp.MemberID, resp.Generation, resp.ProtocolType, resp.Protocol = id, after.epoch, &protocolType, &name
 	if downgrades {
-		d.downgrade(nil, !d.c.allSettled()) // Kafka looks at the group's epochs only, and lets partitions have two owners for a while
+		d.downgrade(nil, !d.c.allSettled()) // protection: a classic group begins with a rebalance unless all have what is theirs. Kafka looks at the group's epochs only, and lets partitions have two owners for a while
 		return resp, nil
 	}
 	d.atEnd(func() {

@@ -1,6 +1,7 @@
 package group
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -144,6 +145,58 @@ func TestUpgradeAndDowngrade(t *testing.T) {
 func rangeProtocol(q *kmsg.SyncGroupRequest) {
 	protocolType, name := consumerType, "range"
 	q.ProtocolType, q.Protocol = &protocolType, &name
+}
+
+// In the middle of a rebalance the coordinator has forgotten the assignments, but cooperative members go on with what they had.
+func TestUpgradeKeepsWhatMembersGoOnWith(t *testing.T) {
+	r := newRig(t)
+	ids, _ := r.stableWith([]int32{0, 1}, []int32{2, 3})
+	x := r.newID()
+	r.join(x, ownedSubscription())
+	r.join(ids[0], ownedSubscription(0, 1))
+	g := r.joined(r.join(ids[1], ownedSubscription(2, 3))).Generation
+	r.waits(r.join(r.newID(), ownedSubscription())) // one more, before the leader has assigned anything
+	r.waits(r.join(ids[0], ownedSubscription(0, 1)))
+	r.beat("n", 0, g+1, "-")
+	c := r.s.groups["g"].consumer
+	for i, want := range []string{"1:0,1", "1:2,3"} {
+		if m := c.members.get(ids[i]); printShares(m.assigned) != want {
+			t.Errorf("%s has %s, and goes on with %s", ids[i], printShares(m.assigned), want)
+		}
+	}
+}
+
+// In the middle of moving partitions a classic group begins with what each member may have, not with what it is to have: an upgrade that follows at once
+// must not give away what a member still uses.
+func TestDowngradeWhileAMemberGivesBack(t *testing.T) {
+	r := newRig(t)
+	ids, g := r.stableWith([]int32{0, 1, 2, 3})
+	a := ids[0]
+	r.beat("n", 0, g+1, "-")
+	j := r.joined(r.join(a, ownedSubscription(0, 1, 2, 3)))
+	r.synced(r.sync(a, j.Generation, nil, rangeProtocol), classicShare("t", 0, 1)) // it is to give back 2 and 3, and has not said that it did
+	if x := r.beatAny("n", -1); x.ErrorCode != 0 {
+		t.Fatalf("%+v", x)
+	}
+	m := r.s.groups["g"].classic.order[0]
+	if has, _, ok := parseAssignment(m.assignment); !ok || m.id != a || !slices.Equal(has["t"], []int32{0, 1, 2, 3}) {
+		t.Errorf("%s begins with %v", m.id, has)
+	}
+	r.beat("n", 0, r.s.groups["g"].classic.generation+1, "-") // all of it is still a's
+}
+
+// A static member that comes back with the classic protocol, while another has to give back, makes a classic group that begins with a rebalance.
+func TestStaticMemberComesBackWhileAnotherGivesBack(t *testing.T) {
+	r := newRig(t)
+	ids, g := r.stableWith([]int32{0, 1, 2, 3})
+	r.beat("n", 0, g+1, "-", as("i"))
+	r.joined(r.join(ids[0], ownedSubscription(0, 1, 2, 3)))
+	if x := r.beatAny("n", -2, as("i")); x.ErrorCode != 0 {
+		t.Fatalf("%+v", x)
+	}
+	r.joined(r.join("", instance("i"), ownedSubscription()))
+	r.pass(0)
+	r.state("PreparingRebalance")
 }
 
 // Members that wait in a rebalance are told to come again.

@@ -236,7 +236,7 @@ func (c *consumer) mayCommit(req *kmsg.OffsetCommitRequest) wire.Code {
 	switch {
 	case m.classic == nil && req.Version < commitHasEpoch:
 		return wire.UnsupportedVersion
-	case req.Generation > m.epoch:
+	case req.Generation > m.epoch: // protection: nobody commits in an epoch to come
 		return stale
 	}
 	for i := range req.Topics {
@@ -349,7 +349,7 @@ func (g *group) mayFetch(req *kmsg.OffsetFetchRequestGroup) wire.Code {
 	switch {
 	case m == nil:
 		return wire.UnknownMemberID
-	case m.epoch == req.MemberEpoch:
+	case m.epoch == req.MemberEpoch: // protection: who fetches offsets is in its present epoch
 		return wire.None
 	case m.classic != nil:
 		return wire.IllegalGeneration

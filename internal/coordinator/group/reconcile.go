@@ -46,7 +46,7 @@ func (o ownership) within(s shares) bool {
 // its subscription did: then it loses at once what it is no longer subscribed to.
 func (d *draft) reconcile(id string, target shares, owned ownership, changed bool) *refusal {
 	m := d.c.members.get(id)
-	epoch := d.c.target().epoch
+	epoch := d.c.target().epoch // protection: a member comes to its target's epoch
 	if !changed && m.settled(epoch) {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (d *draft) retarget() {
 			d.putTarget(order[i], target)
 		}
 	}
-	d.putTargetEpoch(targetEpoch{epoch: d.c.epoch(), madeMs: d.s.now.WallMs})
+	d.putTargetEpoch(targetEpoch{epoch: d.c.epoch(), madeMs: d.s.now.WallMs}) // protection: a target is that of the group's epoch
 }
 
 // joinedNames is unlike that of any other names: no topic's name has a slash.

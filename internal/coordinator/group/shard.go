@@ -191,7 +191,7 @@ func (s *Shard) tidy(g *group) {
 		s.endPhase(c)
 		g.classic = nil
 	}
-	if len(g.offsets) == 0 && g.consumer == nil {
+	if len(g.offsets) == 0 && g.consumer == nil { // protection: offsets outlive members
 		delete(s.groups, g.id)
 	}
 }

@@ -135,7 +135,7 @@ func (s *Shard) forgets(x *sweep, g *group, topic string, c *committed) bool {
 		return s.expired(g, topic, c)
 	}
 	return slices.ContainsFunc(x.topics, func(t Topic) bool {
-		return t.Name == topic && (c.topicID.IsZero() || c.topicID == t.ID)
+		return t.Name == topic && (c.topicID.IsZero() || c.topicID == t.ID) // protection: only the deleted topic's offsets go
 	})
 }
 
@@ -147,7 +147,7 @@ func (s *Shard) expired(g *group, topic string, o *committed) bool {
 			return false
 		}
 		if c.members.len() == 0 {
-			base = max(base, c.target().madeMs) // when it became empty; Kafka does not know that of consumer groups
+			base = max(base, c.target().madeMs) // protection: retention begins when a consumer group becomes empty; Kafka does not know that of consumer groups
 		}
 	} else if c := g.classic; c != nil && c.protocolType != "" {
 		switch {

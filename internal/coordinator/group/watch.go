@@ -66,7 +66,7 @@ func (s *Shard) watchMember(group string, m *consumerMember, sessionMs int64) {
 	w := s.duty(group, m.id, toLive, sessionMs)
 	if !m.owes() {
 		s.done(group, m.id, toRevoke)
-	} else if !w.alarms[toRevoke].armed || w.epoch != m.epoch || !w.revoking.sameParts(m.revoking) {
+	} else if !w.alarms[toRevoke].armed || w.epoch != m.epoch || !w.revoking.sameParts(m.revoking) { // protection: time to give back
 		w.epoch, w.revoking = m.epoch, m.revoking
 		s.duty(group, m.id, toRevoke, int64(m.rebalanceTimeoutMs))
 	}

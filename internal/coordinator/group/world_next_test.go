@@ -84,22 +84,27 @@ func (w *world) told(group, member string, pos int, parts []hold) error {
 	return nil
 }
 
-// frees notes that a member has no more than these.
+// frees notes that a member has no more than these, by what is in the log.
 func (w *world) frees(group, member string, keeps func(hold) bool) {
+	w.freesBy(len(w.log), group, member, keeps)
+}
+
+func (w *world) freesBy(pos int, group, member string, keeps func(hold) bool) {
 	for h, by := range w.holds {
 		if h.group == group && by == member && !keeps(h) {
 			delete(w.holds, h)
-			w.undos = append(w.undos, undo{len(w.log), h, by})
+			w.undos = append(w.undos, undo{pos, h, by})
 		}
 	}
 }
 
 func nothing(hold) bool { return false }
 
-// left notes that a member is one no more.
+// left notes that a member is one no more, by the record that is about to be appended.
 func (w *world) left(group, member string) {
-	w.frees(group, member, nothing)
-	w.goneAt[group+" "+member] = len(w.log) + 1
+	pos := len(w.log) + 1
+	w.freesBy(pos, group, member, nothing)
+	w.goneAt[group+" "+member] = pos
 }
 
 // nextRecord notes who goes by a record that is about to be appended.
