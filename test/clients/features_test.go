@@ -16,6 +16,7 @@ import (
 // TestGroupVersion: kafka-features switches the consumer protocol off and on, and says why it does not. While it is off, members are told
 // UNSUPPORTED_VERSION, what a group has committed stays, and a classic consumer goes on in its place; so it is after a restart.
 func TestGroupVersion(t *testing.T) {
+	t.Parallel()
 	const topic, group = "feature-topic", "feature-group"
 	b := startBroker(t)
 	fill(t, b, topic, 1, 10, time.Now())

@@ -29,6 +29,7 @@ import (
 // groups that have nothing to do with it take meanwhile: one is in the same partition of __consumer_offsets, one in another. With
 // GROUP_SCALE=kafka the same load goes to Apache Kafka before. It asserts no figure.
 func TestGroupScale(t *testing.T) {
+	t.Parallel()
 	members, groups := int(envInt(t, "MEMBERS", 60)), int(envInt(t, "MANY", 200))
 	if os.Getenv("GROUP_SCALE") == "kafka" && !targetKafka {
 		t.Run("kafka", func(t *testing.T) { groupScale(t, true, members, groups) })

@@ -32,19 +32,20 @@ const killGroupPartitions = 6
 // TestKill9Groups: the members of a group join, leave, crash and commit all the time while the broker is killed again and again.
 // A committed offset that was acknowledged never goes back: neither for whoever asks for it nor for the next owner of the partition.
 // No partition has two owners in one generation or epoch, and who is not the newest owner commits nothing. In the end, with nobody
-// leaving any more, everything is read and committed, and the group is stable. KILLS is the number of kills (default 5), KILL_SEED makes
+// leaving any more, everything is read and committed, and the group is stable. KILLS is the number of kills, KILL_SEED makes
 // the decisions of the test those of an earlier run.
-func TestKill9Groups(t *testing.T) { kill9Groups(t, "kill9-groups", 4, 0, false) }
+func TestKill9Groups(t *testing.T) { kill9Groups(t, "kill9-groups", 5, 4, 0, false) }
 
 // TestKill9ConsumerGroups is TestKill9Groups for a group whose members speak the consumer protocol and the classic one, as each
 // comes: so the group changes from one to the other and back, and what a kill interrupts is a reconciliation, a migration or a commit. Some are
 // Kafka's own consumers. What the coordinator says of the group is looked at all the time: no partition has two owners there, and epochs
 // are in order and never go back.
-func TestKill9ConsumerGroups(t *testing.T) { kill9Groups(t, "kill9-mixed", 3, 2, true) }
+func TestKill9ConsumerGroups(t *testing.T) { kill9Groups(t, "kill9-mixed", 3, 3, 2, true) }
 
-// kill9Groups has so many members in this process, and so many of Kafka's own; where mixed each chooses its protocol.
-func kill9Groups(t *testing.T, topic string, members, javas int, mixed bool) {
-	kills := envInt(t, "KILLS", 5)
+// kill9Groups kills so often if KILLS does not say otherwise, with so many members in this process, and so many of Kafka's own; where mixed each
+// chooses its protocol.
+func kill9Groups(t *testing.T, topic string, usual int64, members, javas int, mixed bool) {
+	kills := envInt(t, "KILLS", usual)
 	seed := uint64(envInt(t, "KILL_SEED", time.Now().UnixNano()))
 	t.Logf("KILL_SEED=%d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -94,6 +95,12 @@ func kill9Groups(t *testing.T, topic string, members, javas int, mixed bool) {
 		t.Logf("kill %d: answers after %v; %s", kill+1, took.Round(time.Millisecond), g)
 	}
 	g.waitForCommits(t, b, 30)
+	for until := time.Now().Add(3 * time.Minute); mixed && (g.epochs.Load() == 0 || g.javaCommits.Load() == 0); time.Sleep(20 * time.Millisecond) {
+		must(t, g.failure())
+		if time.Now().After(until) {
+			t.Fatalf("%d looks at a consumer group, %d commits of Java consumers: the test tests nothing", g.epochs.Load(), g.javaCommits.Load())
+		}
+	}
 	stopSending()
 	producing.Wait()
 	stopChanging()
@@ -116,9 +123,6 @@ func kill9Groups(t *testing.T, topic string, members, javas int, mixed bool) {
 	}
 	if rebalances := g.rebalances.Load(); rebalances < kills {
 		t.Errorf("only %d rebalances with %d kills: the test tests nothing", rebalances, kills)
-	}
-	if mixed && (g.epochs.Load() == 0 || g.javaCommits.Load() == 0) {
-		t.Errorf("%d looks at a consumer group, %d commits of Java consumers: the test tests nothing", g.epochs.Load(), g.javaCommits.Load())
 	}
 	t.Logf("%d kills, %s", kills, g)
 }
