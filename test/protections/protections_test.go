@@ -281,7 +281,7 @@ var protections = []protection{
 	{"cold: clients take turns", "internal/storage/coldqueue.go",
 		"last(q.mu.order, i) // protection: clients take turns", "_ = i", "./internal/storage", "TestColdClientsTakeTurns$"},
 	{"cold: a client's logs take turns", "internal/storage/coldqueue.go",
-		"last(c.pending, k) // protection: a client's logs take turns", "_ = k", "./internal/storage", "TestColdClientsTakeTurns$"},
+		"last(c.pending, k)  // protection: a client's logs take turns", "_ = k", "./internal/storage", "TestColdClientsTakeTurns$"},
 	{"cold: unit by unit", "internal/storage/coldqueue.go",
 		"min(end, s.next&^(coldUnitBytes-1)+coldUnitBytes) - s.next // protection: unit by unit", "end - s.next", "./internal/storage", "TestColdClientsTakeTurns$"},
 	{"cold: bulk reads are few", "internal/storage/coldqueue.go",
