@@ -57,8 +57,8 @@ func (p *process) do(name string, timeoutMs int64, x call) {
 	}
 	if check := x.check; check != nil && p.w.isNext() {
 		x.check = func(resp any, pos int) error {
-			if x.over {
-				return nil // the client has given up the connection, and hears nothing
+			if x.over || p.life != life || p.state != clientRunning {
+				return nil // the client has given up the connection, has left or is dead, and hears nothing
 			}
 			return check(resp, pos)
 		}
