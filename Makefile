@@ -54,11 +54,14 @@ kill9-groups: install-clients ## KILLS (default 200) times kill -9 while members
 group-scale: install-clients ## a group of MEMBERS (default 1000), MANY (default 5000) groups: memory, processor time, heartbeats of others meanwhile; first Apache Kafka, then Moldau
 	@ulimit -n $$(ulimit -Hn); GROUP_SCALE=kafka MEMBERS=$${MEMBERS:-1000} MANY=$${MANY:-5000} $(CLIENTS) -timeout 1h -v -run '^TestGroupScale$$'
 
-parity: install-clients ## members of groups with seven clients, against Apache Kafka and Moldau side by side
-	PARITY=live $(CLIENTS) -timeout 30m -v -run '^TestGroupsParity$$'
+parity: install-clients ## members of groups with seven clients and both protocols, and Kafka's tool for groups, against Apache Kafka and Moldau side by side
+	PARITY=live $(CLIENTS) -timeout 30m -v -run '^Test(Groups|GroupTools)Parity$$'
 
 parity-record: install-clients ## write Kafka's logs, with which test-clients compares, anew
-	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^TestGroupsParity$$'
+	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^Test(Groups|GroupTools)Parity$$'
+
+group-join: install-clients ## JOINS (default 5) times one more member joins a group of fifty: for how long partitions stand still, beside Apache Kafka
+	JOINS=$${JOINS:-5} $(CLIENTS) -timeout 2h -v -run '^TestJoinFigures$$'
 
 roundtrip: install-clients ## at least 1 GB of text through every codec and four clients
 	ROUNDTRIP_BYTES=$${ROUNDTRIP_BYTES:-1073741824} $(CLIENTS) -timeout 6h -v -run '^TestRoundTrip$$'

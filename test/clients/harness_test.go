@@ -73,9 +73,9 @@ var moldau = sync.OnceValues(func() (string, error) {
 })
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 8 && os.Args[1] == franzMemberArg { // see memberCommand
+	if len(os.Args) >= 8 && os.Args[1] == franzMemberArg { // see memberCommand
 		a := os.Args[2:]
-		if err := franzMember(a[0], a[1], a[2], a[3], a[4], a[5]); err != nil {
+		if err := franzMember(a[0], a[1], a[2], a[3], a[4], a[5], a[6:]...); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

@@ -25,8 +25,10 @@ import (
 )
 
 // A member is a process that is one member of a group, with one of the clients: java/Member.java, python/member.py, node/member.js,
-// sarama/member.go and franzMember below. It subscribes to one topic, never commits by itself and obeys one command a line on its
-// standard input:
+// sarama/member.go and franzMember below. It subscribes to one topic, or with ^TOPIC.* to a pattern; then partitions of TOPIC-more are told
+// as 100 and more. Its assignor is one of the client's, or consumer-NAME for one of the broker's, which makes it speak the consumer
+// protocol (KIP-848). It may have the name of an instance (static membership). It never commits by itself, ends when its consumer is of no use any
+// more, and obeys one command a line on its standard input:
 //
 //	commit sync|async      commit the offset after the last record read, of each partition that is owned and was read
 //	seek P OFFSET          go to another offset of a partition that is owned
@@ -55,6 +57,9 @@ const (
 	memberHeartbeat = 300 * time.Millisecond // every program has these two as well
 	memberFetchWait = 100 * time.Millisecond
 	franzMemberArg  = "franz-go-member"
+	remoteAssignor  = "consumer-" // the rest is the name of one of the broker's
+	moreTopic       = "-more"     // of a pattern's second topic, the partitions of which are told from morePartition on
+	morePartition   = 100
 )
 
 // member is a running one.
@@ -93,9 +98,10 @@ func memberCommand(t testing.TB, client string, args ...string) []string {
 	return nil
 }
 
-func startMember(t testing.TB, b *broker, client, group, topic, name, assignor string, session time.Duration) *member {
+// startMember starts a member; with an instance's name it is a static one.
+func startMember(t testing.TB, b *broker, client, group, topic, name, assignor string, session time.Duration, instance ...string) *member {
 	t.Helper()
-	command := memberCommand(t, client, b.addr, group, topic, name, assignor, strconv.FormatInt(session.Milliseconds(), 10))
+	command := memberCommand(t, client, append([]string{b.addr, group, topic, name, assignor, strconv.FormatInt(session.Milliseconds(), 10)}, instance...)...)
 	m := &member{name: name, cmd: exec.Command(command[0], command[1:]...), exited: make(chan struct{})}
 	ownProcess(m.cmd)
 	m.cmd.Env = append(os.Environ(), "NODE_PATH="+cache(), "KAFKAJS_NO_PARTITIONER_WARNING=1", "PYTHONUNBUFFERED=1")
@@ -189,14 +195,39 @@ func owned(events []memberEvent) map[int32]bool {
 }
 
 // franzMember is the member with franz-go, in a process of its own like the others.
-func franzMember(bootstrap, group, topic, name, assignor, sessionMs string) error {
+func franzMember(bootstrap, group, subscription, name, assignor, sessionMs string, instance ...string) error {
 	session, err := strconv.Atoi(sessionMs)
 	if err != nil {
 		return err
 	}
-	balancers := map[string]kgo.GroupBalancer{"range": kgo.RangeBalancer(), "cooperative-sticky": kgo.CooperativeStickyBalancer()}
+	topic := strings.TrimSuffix(strings.TrimPrefix(subscription, "^"), ".*")
+	balancers := map[string]kgo.GroupBalancer{"range": kgo.RangeBalancer(), "cooperative-sticky": kgo.CooperativeStickyBalancer(),
+		remoteAssignor + "range": kgo.RangeBalancer(), remoteAssignor + "uniform": kgo.StickyBalancer()} // it tells the broker's by its own
 	if balancers[assignor] == nil {
 		return fmt.Errorf("assignor %s is not known", assignor)
+	}
+	var more []kgo.Opt
+	if strings.HasPrefix(assignor, remoteAssignor) {
+		more = append(more, kgo.ServerSideBalancer())
+	}
+	if subscription != topic {
+		more = append(more, kgo.ConsumeRegex())
+	}
+	if len(instance) > 0 {
+		more = append(more, kgo.InstanceID(instance[0]))
+	}
+	numbers := func(of map[string][]int32) []int32 {
+		list := slices.Clone(of[topic])
+		for _, p := range of[topic+moreTopic] {
+			list = append(list, morePartition+p)
+		}
+		return slices.Sorted(slices.Values(list))
+	}
+	partition := func(number int32) (string, int32) {
+		if number < morePartition {
+			return topic, number
+		}
+		return topic + moreTopic, number - morePartition
 	}
 	var mu sync.Mutex // guards standard output and next
 	next := map[int32]int64{}
@@ -212,21 +243,22 @@ func franzMember(bootstrap, group, topic, name, assignor, sessionMs string) erro
 		return func(_ context.Context, _ *kgo.Client, of map[string][]int32) {
 			mu.Lock()
 			defer mu.Unlock()
-			say(event, memberEvent{Partitions: slices.Sorted(slices.Values(of[topic]))})
-			for _, p := range of[topic] {
+			list := numbers(of)
+			say(event, memberEvent{Partitions: list})
+			for _, p := range list {
 				delete(next, p)
 			}
 		}
 	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.ClientID(name),
+	c, err := kgo.NewClient(append(more, kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(group), kgo.ConsumeTopics(subscription), kgo.ClientID(name),
 		kgo.Balancers(balancers[assignor]), kgo.SessionTimeout(time.Duration(session)*time.Millisecond), kgo.HeartbeatInterval(memberHeartbeat),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.FetchMaxWait(memberFetchWait),
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, of map[string][]int32) {
 			mu.Lock()
 			defer mu.Unlock()
-			say("assigned", memberEvent{Partitions: slices.Sorted(slices.Values(of[topic]))})
+			say("assigned", memberEvent{Partitions: numbers(of)})
 		}),
-		kgo.OnPartitionsRevoked(gone("revoked")), kgo.OnPartitionsLost(gone("lost")))
+		kgo.OnPartitionsRevoked(gone("revoked")), kgo.OnPartitionsLost(gone("lost")))...)
 	if err != nil {
 		return err
 	}
@@ -243,8 +275,9 @@ func franzMember(bootstrap, group, topic, name, assignor, sessionMs string) erro
 				}
 			})
 			fs.EachRecord(func(r *kgo.Record) {
-				say("read", memberEvent{Partition: r.Partition, Offset: r.Offset})
-				next[r.Partition] = r.Offset + 1
+				number := numbers(map[string][]int32{r.Topic: {r.Partition}})[0]
+				say("read", memberEvent{Partition: number, Offset: r.Offset})
+				next[number] = r.Offset + 1
 			})
 			mu.Unlock()
 			c.AllowRebalance()
@@ -252,14 +285,18 @@ func franzMember(bootstrap, group, topic, name, assignor, sessionMs string) erro
 	})
 	commit := func(sync bool) {
 		mu.Lock()
-		offsets, numbers := map[int32]kgo.EpochOffset{}, map[string]int64{}
-		for p, o := range next {
-			offsets[p] = kgo.EpochOffset{Epoch: -1, Offset: o}
-			numbers[strconv.Itoa(int(p))] = o
+		offsets, said := map[string]map[int32]kgo.EpochOffset{}, map[string]int64{}
+		for number, o := range next {
+			topic, p := partition(number)
+			if offsets[topic] == nil {
+				offsets[topic] = map[int32]kgo.EpochOffset{}
+			}
+			offsets[topic][p] = kgo.EpochOffset{Epoch: -1, Offset: o}
+			said[strconv.Itoa(int(number))] = o
 		}
 		mu.Unlock()
 		done := make(chan struct{})
-		c.CommitOffsets(ctx, map[string]map[int32]kgo.EpochOffset{topic: offsets}, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
+		c.CommitOffsets(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 			defer close(done)
 			mu.Lock()
 			defer mu.Unlock()
@@ -270,7 +307,7 @@ func franzMember(bootstrap, group, topic, name, assignor, sessionMs string) erro
 				say("error", memberEvent{Error: "commit: " + err.Error()})
 				return
 			}
-			say("committed", memberEvent{Offsets: numbers})
+			say("committed", memberEvent{Offsets: said})
 		})
 		if sync {
 			<-done
@@ -287,11 +324,14 @@ func franzMember(bootstrap, group, topic, name, assignor, sessionMs string) erro
 			commit(words[1] == "sync")
 		case "seek":
 			offset, _ = strconv.ParseInt(words[2], 10, 64)
-			c.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {int32(p): {Epoch: -1, Offset: offset}}})
+			topic, p := partition(int32(p))
+			c.SetOffsets(map[string]map[int32]kgo.EpochOffset{topic: {p: {Epoch: -1, Offset: offset}}})
 		case "pause":
-			c.PauseFetchPartitions(map[string][]int32{topic: {int32(p)}})
+			topic, p := partition(int32(p))
+			c.PauseFetchPartitions(map[string][]int32{topic: {p}})
 		case "resume":
-			c.ResumeFetchPartitions(map[string][]int32{topic: {int32(p)}})
+			topic, p := partition(int32(p))
+			c.ResumeFetchPartitions(map[string][]int32{topic: {p}})
 		default:
 			return fmt.Errorf("cannot %s", in.Text())
 		}

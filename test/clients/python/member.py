@@ -1,8 +1,8 @@
 """One member of a group with one of the Python clients. What a member is told and what it reports is described in members_test.go.
 
-    member.py LIBRARY BOOTSTRAP GROUP TOPIC NAME ASSIGNOR SESSION_MS
+    member.py LIBRARY BOOTSTRAP GROUP TOPIC NAME ASSIGNOR SESSION_MS [INSTANCE]
 
-LIBRARY is confluent-kafka, kafka-python or aiokafka.
+LIBRARY is confluent-kafka, kafka-python or aiokafka. Only the first has patterns, names of instances and assignors of the broker.
 """
 
 import asyncio
@@ -13,6 +13,8 @@ import threading
 import time
 
 HEARTBEAT_MS = 300
+REMOTE = "consumer-"  # an assignor of the broker
+MORE = "-more"
 output = threading.Lock()
 
 
@@ -37,7 +39,8 @@ class Positions:
         self.next[partition] = offset + 1
 
     def gone(self, event, partitions):
-        say(event, partitions=sorted(partitions))
+        partitions = sorted(partitions)
+        say(event, partitions=partitions)
         for p in partitions:
             self.next.pop(p, None)
 
@@ -53,28 +56,41 @@ def commands_of_stdin(put):
     threading.Thread(target=run, daemon=True).start()
 
 
-def confluent(bootstrap, group, topic, name, assignor, session_ms):
+def confluent(bootstrap, group, subscription, name, assignor, session_ms, instance=None):
     from confluent_kafka import Consumer, TopicPartition
 
     positions = Positions()
+    topic = subscription.removeprefix("^").removesuffix(".*")
+
+    def number(tp):
+        return tp.partition + (100 if tp.topic.endswith(MORE) else 0)
+
+    def partition(number, *offset):
+        return TopicPartition(topic, number, *offset) if number < 100 else TopicPartition(topic + MORE, number - 100, *offset)
 
     def committed(err, partitions):
         if err is not None:
             say_error("commit", err.name())
             return
-        say("committed", offsets={str(p.partition): p.offset for p in partitions})
+        say("committed", offsets={str(number(p)): p.offset for p in partitions})
 
-    consumer = Consumer({
-        "bootstrap.servers": bootstrap, "group.id": group, "client.id": name, "partition.assignment.strategy": assignor,
-        "session.timeout.ms": session_ms, "heartbeat.interval.ms": HEARTBEAT_MS, "auto.offset.reset": "earliest",
+    config = {
+        "bootstrap.servers": bootstrap, "group.id": group, "client.id": name, "auto.offset.reset": "earliest",
         "enable.auto.commit": False, "fetch.wait.max.ms": 100, "on_commit": committed,
-    })
+    }
+    if assignor.startswith(REMOTE):  # the broker has the times
+        config |= {"group.protocol": "consumer", "group.remote.assignor": assignor.removeprefix(REMOTE)}
+    else:
+        config |= {"partition.assignment.strategy": assignor, "session.timeout.ms": session_ms, "heartbeat.interval.ms": HEARTBEAT_MS}
+    if instance:
+        config["group.instance.id"] = instance
+    consumer = Consumer(config)
     # The library assigns and unassigns by itself after the callbacks.
     consumer.subscribe(
-        [topic],
-        on_assign=lambda _, tps: say("assigned", partitions=sorted(tp.partition for tp in tps)),
-        on_revoke=lambda _, tps: positions.gone("revoked", [tp.partition for tp in tps]),
-        on_lost=lambda _, tps: positions.gone("lost", [tp.partition for tp in tps]),
+        [subscription],
+        on_assign=lambda _, tps: say("assigned", partitions=sorted(map(number, tps))),
+        on_revoke=lambda _, tps: positions.gone("revoked", map(number, tps)),
+        on_lost=lambda _, tps: positions.gone("lost", map(number, tps)),
     )
     commands = queue.Queue()
     commands_of_stdin(commands.put)
@@ -83,8 +99,12 @@ def confluent(bootstrap, group, topic, name, assignor, session_ms):
         while m is not None:
             if m.error():
                 say_error("poll", m.error().name())
+                if m.error().fatal():  # it is of no use any more
+                    consumer.close()
+                    say("left")
+                    return
             else:
-                positions.read(m.partition(), m.offset())
+                positions.read(number(TopicPartition(m.topic(), m.partition())), m.offset())
             m = consumer.poll(0)
         while not commands.empty():
             command, *args = commands.get()
@@ -93,7 +113,7 @@ def confluent(bootstrap, group, topic, name, assignor, session_ms):
                 say("left")
                 return
             if command == "commit":
-                offsets = [TopicPartition(topic, p, o) for p, o in positions.next.items()]
+                offsets = [partition(p, o) for p, o in positions.next.items()]
                 if args[0] == "async":
                     consumer.commit(offsets=offsets, asynchronous=True)  # committed is called
                 else:
@@ -102,13 +122,13 @@ def confluent(bootstrap, group, topic, name, assignor, session_ms):
                     if failed:
                         say_error("commit", failed[0].error.name())
                     else:
-                        say("committed", offsets={str(tp.partition): tp.offset for tp in done})
+                        say("committed", offsets={str(number(tp)): tp.offset for tp in done})
             elif command == "seek":
-                consumer.seek(TopicPartition(topic, int(args[0]), int(args[1])))
+                consumer.seek(partition(int(args[0]), int(args[1])))
             elif command == "pause":
-                consumer.pause([TopicPartition(topic, int(args[0]))])
+                consumer.pause([partition(int(args[0]))])
             elif command == "resume":
-                consumer.resume([TopicPartition(topic, int(args[0]))])
+                consumer.resume([partition(int(args[0]))])
             say("done", command=command)
 
 
@@ -235,8 +255,8 @@ async def aiokafka(bootstrap, group, topic, name, assignor, session_ms):
 
 
 def main():
-    library, bootstrap, group, topic, name, assignor, session_ms = sys.argv[1:]
-    args = bootstrap, group, topic, name, assignor, int(session_ms)
+    library, bootstrap, group, topic, name, assignor, session_ms, *instance = sys.argv[1:]
+    args = bootstrap, group, topic, name, assignor, int(session_ms), *instance
     if library == "aiokafka":
         asyncio.run(aiokafka(*args))
     else:
