@@ -287,6 +287,10 @@ func (s *scenario) everyday() {
 	if s.tellsLost {
 		m4 := s.start("m4")
 		s.settle(m1, m4)
+		if s.remote() { // one that did not yet know where to begin would be told, later, that the question was wrong
+			s.produce(5)
+			s.caughtUp(m1, m4)
+		}
 		s.cut("join before a freeze")
 		m4.freeze(s.t)
 		s.settle(m1)
