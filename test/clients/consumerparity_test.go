@@ -50,6 +50,9 @@ var migrations = []struct {
 	{old: parityClient{client: "confluent-kafka", assignor: "cooperative-sticky"}, new: parityClient{client: "confluent-kafka", assignor: "consumer-range"}, refused: true},
 	{old: parityClient{client: "franz-go", assignor: "cooperative-sticky"}, new: parityClient{client: "franz-go", assignor: "consumer-uniform"}},
 	{old: parityClient{client: "franz-go", assignor: "range"}, new: parityClient{client: "java", assignor: "consumer-uniform"}},
+	{old: parityClient{client: "sarama", assignor: "range"}, new: parityClient{client: "java", assignor: "consumer-uniform"}},
+	{old: parityClient{client: "kafkajs", assignor: "roundrobin"}, new: parityClient{client: "java", assignor: "consumer-uniform"}},
+	{old: parityClient{client: "aiokafka", assignor: "range"}, new: parityClient{client: "confluent-kafka", assignor: "consumer-uniform"}},
 }
 
 // staticMembers: one that leaves and comes back finds its place; one with a name that is taken is refused; one that was killed loses its place
