@@ -186,14 +186,8 @@ func (s *scenario) pattern() {
 
 // migration changes a group to the consumer protocol and back while records come all the time, by members that join, leave and crash.
 func (s *scenario) migration(modern parityClient) {
-	commit, stop := s.beginMigration()
+	m1, m2, commit, stop := s.beginMigration()
 	defer stop()
-	m1 := s.start("m1")
-	commit(m1)
-	s.cut("one of the classic protocol")
-	m2 := s.start("m2")
-	commit(m1, m2)
-	s.cut("two of the classic protocol")
 
 	m3 := s.startAs(modern, s.topic, "m3")
 	commit(m1, m2, m3)
@@ -230,14 +224,8 @@ func (s *scenario) migration(modern parityClient) {
 
 // refusedMigration: a group that cannot be changed refuses members of the consumer protocol and goes on.
 func (s *scenario) refusedMigration(modern parityClient) {
-	commit, stop := s.beginMigration()
+	m1, m2, commit, stop := s.beginMigration()
 	defer stop()
-	m1 := s.start("m1")
-	commit(m1)
-	s.cut("one of the classic protocol")
-	m2 := s.start("m2")
-	commit(m1, m2)
-	s.cut("two of the classic protocol")
 	old := s.parityClient
 	s.parityClient = modern
 	s.refused("m3", s.topic)
@@ -250,18 +238,27 @@ func (s *scenario) refusedMigration(modern parityClient) {
 	s.cut("the last one leaves")
 }
 
-// beginMigration lets records come. commit waits until the members share the partitions and have read what was there, and lets them commit.
-func (s *scenario) beginMigration() (commit func(members ...*member), stop func()) {
+// beginMigration lets records come and two members of the classic protocol join. commit waits until the members share the partitions and have read
+// what was there, and lets them commit.
+func (s *scenario) beginMigration() (m1, m2 *member, commit func(members ...*member), stop func()) {
 	s.t.Helper()
 	s.partitions = numbersFrom(0, 6) // divisible by one, two and three members
 	s.underLoad = true
 	s.growTo(len(s.partitions))
-	return func(members ...*member) {
+	stop = s.load()
+	commit = func(members ...*member) {
 		s.t.Helper()
 		s.settle(members...)
 		s.progress(members...)
 		s.tell("commit sync", members...)
-	}, s.load()
+	}
+	m1 = s.start("m1")
+	commit(m1)
+	s.cut("one of the classic protocol")
+	m2 = s.start("m2")
+	commit(m1, m2)
+	s.cut("two of the classic protocol")
+	return m1, m2, commit, stop
 }
 
 // growTo gives the topic as many partitions.
@@ -301,10 +298,12 @@ func (s *scenario) load() (stop func()) {
 			}
 		}
 	})
-	return sync.OnceFunc(func() {
+	stop = sync.OnceFunc(func() {
 		close(end)
 		writing.Wait()
 	})
+	s.t.Cleanup(stop) // where the scenario ends early
+	return stop
 }
 
 // progress waits until the members have read what is there now.

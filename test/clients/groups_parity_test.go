@@ -131,25 +131,16 @@ func TestGroupsParity(t *testing.T) {
 				t.Error(err)
 			}
 			s.checkInjectedFaults(t, got)
-			golden := filepath.Join("testdata", "parity", r.name+".log")
-			var want string
-			switch mode {
-			case "record":
-				if !t.Failed() {
-					must(t, os.WriteFile(golden, []byte(got), 0o644))
-				}
+			if mode == "record" && t.Failed() {
 				return
-			case "live":
+			}
+			want := kafkasLog(t, mode, r.name, got, func() string {
 				p := playScenario(t, peer, r)
-				want = p.log()
 				for _, err := range p.faults() {
 					t.Errorf("with Kafka: %v", err)
 				}
-			default:
-				text, err := os.ReadFile(golden)
-				must(t, err)
-				want = string(text)
-			}
+				return p.log()
+			})
 			if diff := parityDiff(r.client.client, got, want); diff != "" {
 				t.Errorf("the log differs from Kafka's (-) in\n%s", diff)
 			}
@@ -174,6 +165,22 @@ func parityMode(t *testing.T) string {
 		t.Fatalf("PARITY=%s MOLDAU_TARGET=%s: want PARITY=live, or PARITY=record with MOLDAU_TARGET=kafka", mode, os.Getenv("MOLDAU_TARGET"))
 	}
 	return mode
+}
+
+// kafkasLog is what got is compared with: the log of that name, Kafka's live one, or got itself, which is then the one of that name.
+func kafkasLog(t *testing.T, mode, name, got string, live func() string) string {
+	t.Helper()
+	golden := filepath.Join("testdata", "parity", name+".log")
+	switch mode {
+	case "record":
+		must(t, os.WriteFile(golden, []byte(got), 0o644))
+		return got
+	case "live":
+		return live()
+	}
+	text, err := os.ReadFile(golden)
+	must(t, err)
+	return string(text)
 }
 
 // scenario is one run: its members with their events, cut into steps.

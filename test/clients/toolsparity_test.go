@@ -72,21 +72,11 @@ func TestGroupToolsParity(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			got := groupTranscript(t, startBroker(t, parityProps...), c.name, c.one, c.two)
-			golden := filepath.Join("testdata", "parity", c.name+".log")
-			var want string
-			switch mode {
-			case "record":
-				must(t, os.WriteFile(golden, []byte(got), 0o644))
-				return
-			case "live":
+			want := kafkasLog(t, mode, c.name, got, func() string {
 				peer := newBrokerOf(t, true, parityProps...)
 				peer.start()
-				want = groupTranscript(t, peer, c.name, c.one, c.two)
-			default:
-				text, err := os.ReadFile(golden)
-				must(t, err)
-				want = string(text)
-			}
+				return groupTranscript(t, peer, c.name, c.one, c.two)
+			})
 			if diff := stepDiff("$ ", got, want, allowedIn(c.name)); diff != "" {
 				t.Errorf("what the tool prints differs from Kafka's (-) in\n%s", diff)
 			}
@@ -95,6 +85,19 @@ func TestGroupToolsParity(t *testing.T) {
 			}
 		})
 	}
+}
+
+// groupState is the state of a group of either protocol.
+func groupState(t *testing.T, admin *kadm.Client, group string) string {
+	t.Helper()
+	next, err := admin.DescribeConsumerGroups(deadline(t, time.Minute), group)
+	must(t, err)
+	if g := next[group]; g.Err == nil {
+		return g.State
+	}
+	classic, err := admin.DescribeGroups(deadline(t, time.Minute), group)
+	must(t, err)
+	return classic[group].State
 }
 
 // groupTranscript makes a group of two members and lets the tool loose on it.
@@ -107,14 +110,7 @@ func groupTranscript(t *testing.T, b *broker, name string, one, two kgo.Opt) str
 	read := 0
 	var clients []*kgo.Client
 	var polling sync.WaitGroup
-	state := func() string {
-		if all, err := admin.DescribeConsumerGroups(deadline(t, time.Minute), name); err == nil && all[name].Err == nil {
-			return all[name].State
-		}
-		all, err := admin.DescribeGroups(deadline(t, time.Minute), name)
-		must(t, err)
-		return all[name].State
-	}
+	state := func() string { return groupState(t, admin, name) }
 	await := func(what string, is func() bool) {
 		t.Helper()
 		for until := time.Now().Add(parityPatience); !is(); time.Sleep(20 * time.Millisecond) {
