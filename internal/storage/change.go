@@ -331,10 +331,14 @@ func (l *Log) writeEndSnapshot(v *view) error {
 		}
 	}
 	l.endSnapshots = []int64{l.End()}
+	name := segmentFile(l.End(), snapshotSuffix)
+	if v.segments[len(v.segments)-1].base == l.End() && exists(l.dir.fs, path.Join(l.path, name)) {
+		return nil // the one of the segment that was just begun, which is durable and stays when the log goes on
+	}
 	l.mu.Lock()
 	data := l.mu.producers.snapshot()
 	l.mu.Unlock()
-	return writeWhole(l.dir.fs, l.path, segmentFile(l.End(), snapshotSuffix), data, false)
+	return writeWhole(l.dir.fs, l.path, name, data, false)
 }
 
 // Delete ends the log and removes its directory: the topic was deleted. Reads that are

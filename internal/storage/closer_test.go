@@ -206,6 +206,20 @@ func TestPointAfterLeaving(t *testing.T) {
 	l.files.Unlock()
 	must(t, err)
 	must(t, l.savePoint())
+	// The snapshot of a segment that was just begun is there for good.
+	l.mu.Lock()
+	_, err = l.rollLocked(1000)
+	l.mu.Unlock()
+	must(t, err)
+	must(t, l.savePoint())
+	_, err = l.leave()
+	must(t, err)
+	w.append(w.held[0], 1)
+	l.mu.Lock()
+	_, err = l.rollLocked(1000)
+	l.mu.Unlock()
+	must(t, err)
+	must(t, l.savePoint())
 	for seed := range uint64(100) {
 		mem := w.mem.Crash(rand.New(rand.NewPCG(seed, 6)))
 		if err := wantClean(mem, "/d/log", "/d/meta"); err != nil {

@@ -879,6 +879,7 @@ func (m *model) closeIdle() error {
 	h, old := m.of, m.log
 	if m.idle.IntN(4) == 0 { // it changes after its files were written
 		now, err := old.leave()
+		m.note("left at %d: %v", old.End(), err)
 		if err != nil {
 			return err
 		}
