@@ -75,6 +75,7 @@ type Broker struct {
 	lag           *lag.Monitor
 	stalls        *stall.Detector
 	net           *network.Server
+	descriptors   descriptors
 	service       lateService
 	http          *http.Server
 	httpAddrs     []netip.AddrPort
@@ -175,6 +176,7 @@ func (b *Broker) startStalls() {
 
 func (b *Broker) listen() error {
 	c := b.o.Config
+	b.divideDescriptors()
 	var ls []network.Listener
 	for _, l := range c.Listeners() {
 		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port)})
@@ -209,7 +211,8 @@ func (b *Broker) openDirs() (err error) {
 		Options: storage.Options{
 			FS: b.fs, MetaDir: b.metaDir, Log: b.log,
 			ProducerIDExpiry: c.Millis("producer.id.expiration.ms"), PoisonBuffers: b.o.PoisonBuffers,
-			Reserve: b.o.Store == nil, // for the store beside it
+			Reserve:   b.o.Store == nil, // for the store beside it
+			OpenFiles: b.descriptors.segments,
 		},
 		Paths: logDirs(c), NodeID: c.NodeID(), NewID: cluster.NewUUID,
 	})

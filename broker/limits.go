@@ -10,6 +10,7 @@ import (
 	"moldau/internal/config"
 	"moldau/internal/metadata"
 	"moldau/internal/network"
+	"moldau/internal/vfs"
 )
 
 // lookupTime bounds how long the name of a client in max.connections.per.ip.overrides is looked up.
@@ -18,7 +19,7 @@ const lookupTime = 2 * time.Second
 // limits are those of c.
 func (b *Broker) limits(c *config.Broker) network.Limits {
 	l := network.Limits{
-		Connections:    int(c.Int("max.connections")),
+		Connections:    min(int(c.Int("max.connections")), b.descriptors.connections),
 		CreationRate:   int(c.Int("max.connection.creation.rate")),
 		PerIP:          int(c.Int("max.connections.per.ip")),
 		PerIPOverrides: map[netip.Addr]int{},
@@ -48,6 +49,40 @@ func (b *Broker) limits(c *config.Broker) network.Limits {
 		l.Protected = c.InterBrokerListener()
 	}
 	return l
+}
+
+// descriptors is how the process's limit of open files is divided.
+type descriptors struct {
+	segments    int // kept open, of all log dirs
+	connections int // of clients
+}
+
+const (
+	mostSegments   = 1000 // more are of no use
+	ownDescriptors = 96   // of the metadata store, journals, listeners, log dirs, and the like
+	mostAtWork     = 128  // files that are open only while something is read or written, such as indexes
+	fewDescriptors = 4096 // fewer are worth a warning
+)
+
+// divide divides a limit of open files. Whatever it is, clients never take what the broker needs for its own work: they wait to be connected.
+func divide(limit uint64) descriptors {
+	left := int(min(max(limit, 2*ownDescriptors), network.Unlimited)) - ownDescriptors
+	d := descriptors{segments: min(mostSegments, left/4)}
+	d.connections = left - d.segments - min(mostAtWork, left/4)
+	return d
+}
+
+// divideDescriptors divides what this process may have.
+func (b *Broker) divideDescriptors() {
+	limit, known := vfs.DescriptorLimit()
+	if !known {
+		limit = network.Unlimited
+	}
+	b.descriptors = divide(limit)
+	if limit < fewDescriptors {
+		b.log.Warn("the limit of open files is low: raise it before the start (ulimit -n 100000; systemd: LimitNOFILE=100000)",
+			"limit", limit, "connections", b.descriptors.connections, "segmentFiles", b.descriptors.segments)
+	}
 }
 
 func addresses(host string) ([]netip.Addr, error) {

@@ -577,17 +577,17 @@ func measureSync(ctx context.Context, dir string) (times []time.Duration, err er
 	return times, nil
 }
 
-// leastFiles is what a broker with some thousand partitions and clients needs.
+// leastFiles is what a broker with some thousand clients needs.
 const leastFiles = 10000
 
 func (d *doctor) openFiles() {
 	const check = "open files"
-	n, known := openFilesLimit()
+	n, known := vfs.DescriptorLimit()
 	switch {
 	case !known:
 		d.say(note, check, "", "this system has no such limit that could be read")
 	case n < leastFiles:
-		d.say(warn, check, "ulimit -n 100000 before the start (systemd: LimitNOFILE=100000)", "the limit is %d; a partition needs about 3, a connection 1", n)
+		d.say(warn, check, "ulimit -n 100000 before the start (systemd: LimitNOFILE=100000)", "the limit is %d; a connection takes 1, partitions share up to 1000; clients for whom there is none wait to be connected", n)
 	default:
 		d.say(good, check, "", "the limit is %d", n)
 	}

@@ -16,9 +16,6 @@ func isTerminal(f *os.File) bool {
 // readerGone cannot tell here: the next write will.
 func readerGone(*os.File) bool { return false }
 
-// openFilesLimit is not asked for here: Linux is what brokers run on.
-func openFilesLimit() (n uint64, known bool) { return 0, false }
-
 // clockSynchronised is not known here.
 func clockSynchronised() (synchronised, known bool) { return false, false }
 

@@ -20,16 +20,6 @@ func readerGone(f *os.File) bool {
 	return err == nil && n > 0 && poll[0].Revents&unix.POLLERR != 0
 }
 
-// openFilesLimit is how many files this process may have open; the Go runtime has raised it
-// as far as it may go.
-func openFilesLimit() (n uint64, known bool) {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 0, false
-	}
-	return limit.Cur, true
-}
-
 // clockSynchronised tells whether the kernel counts its clock as kept right by a time server.
 func clockSynchronised() (synchronised, known bool) {
 	var state unix.Timex

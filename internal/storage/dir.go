@@ -30,7 +30,7 @@ type Options struct {
 	Log         *slog.Logger
 
 	FlushWorkers     int           // logs that are synced at the same time; 32
-	OpenFiles        int           // segment files kept open without a user; 1000
+	OpenFiles        int           // segment files that are open at the same time; 1000
 	OpenLogs         int           // logs kept open though nobody has used them for a while; 1000
 	CloseRound       time.Duration // what is open beyond that is closed after one to two rounds without a use; 15 s
 	IndexBytes       int64         // indexes of sealed segments kept in memory; 32 MiB
@@ -149,14 +149,15 @@ func OpenDir(o Options) (*Dir, error) {
 // newDir is a log dir that nothing is known of yet, and that touches no file.
 func newDir(o Options) *Dir {
 	o.defaults()
-	watch := vfs.NewWatch(o.FS)
+	pool := newDescriptors(o.OpenFiles)
+	watch := vfs.NewWatch(&vfs.Patient{FS: o.FS, Relieve: pool.relieve})
 	d := &Dir{fs: watch, path: o.Path, opts: o, log: o.Log, wake: make(chan struct{}, 1), stop: make(chan struct{})}
 	d.room, d.stalls = newRoom(d, o.Reserve), newStalls(d, watch)
 	d.journal = newJournal(d, o.JournalBytes)
 	d.flusher = newFlusher(o.FlushWorkers, d.journal)
 	d.cold = newColdQueue()
 	d.housekeeper, d.cleaner, d.scrubber = newHousekeeper(d), newCleaner(d), newScrubber(d)
-	d.pool = newDescriptors(o.OpenFiles)
+	d.pool = pool
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.buffers.poison = o.PoisonBuffers
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Held{}, map[*Log]bool{}

@@ -137,6 +137,9 @@ func (l *Log) readFile(v *view, i int, file vfs.File, end *mark, from, limit int
 	if err != nil {
 		return Plan{}, pos, err
 	}
+	if copyBytes > 0 && seg.pool.short() {
+		maxBytes = min(maxBytes, CopyBelow) // what is read into memory keeps no file in use
+	}
 	if r != nil {
 		r.need, r.stop = int64(maxBytes), stop
 	}

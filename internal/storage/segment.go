@@ -84,29 +84,38 @@ func (s *segment) pinFor(r *Reader) (vfs.File, error) {
 	if r != nil && s.desc.opening.Load() {
 		return nil, errPrepare
 	}
+	f, opened, err := s.pinOrOpen(r)
+	if opened {
+		s.pool.trim()
+	}
+	return f, err
+}
+
+func (s *segment) pinOrOpen(r *Reader) (f vfs.File, opened bool, err error) {
 	s.desc.Lock()
 	defer s.desc.Unlock()
 	if s.desc.file == nil {
 		if s.desc.dead {
-			return nil, fmt.Errorf("%s: %w", s.path(logSuffix), ErrClosed)
+			return nil, false, fmt.Errorf("%s: %w", s.path(logSuffix), ErrClosed)
 		}
 		if r != nil {
-			return nil, errPrepare
+			return nil, false, errPrepare
 		}
 		s.desc.opening.Store(true)
 		f, err := s.fs.Open(s.path(logSuffix), vfs.ReadWrite)
 		s.desc.opening.Store(false)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrUnreadable, err)
+			return nil, false, fmt.Errorf("%w: %w", ErrUnreadable, err)
 		}
 		f.Advise(0, 0, vfs.Random) // who reads ahead is the cold queue, which knows who waits
-		s.desc.file = f
+		s.desc.file, opened = f, true
+		s.pool.opened(1)
 	}
 	if s.desc.pins == 0 {
 		s.pool.take(s)
 	}
 	s.desc.pins++
-	return s.desc.file, nil
+	return s.desc.file, opened, nil
 }
 
 func (s *segment) unpin() {
@@ -133,6 +142,7 @@ func (s *segment) closeLocked() {
 	if s.desc.file != nil {
 		s.desc.file.Close() // nothing depends on it: whatever had to be durable was synced
 		s.desc.file = nil
+		s.pool.opened(-1)
 	}
 }
 
@@ -156,12 +166,15 @@ func (s *segment) retired() bool {
 	return s.desc.dead
 }
 
-// descriptors bounds how many unpinned segment files stay open.
+// descriptors bounds how many segment files are open: those that nobody uses are closed for others, the oldest first. Those in use may be
+// more than the limit for a moment. Plans, which are in use as long as a client takes its time, keep to half of it, see short.
 type descriptors struct {
-	mu    sync.Mutex // guards the list and the count; a leaf, taken inside segment.desc
-	head  idleLink   // ring, oldest after head
-	count int
-	limit int
+	mu    sync.Mutex   // guards the following; a leaf, taken inside segment.desc
+	head  idleLink     // ring of the files that nobody uses, oldest after head
+	count int          // of the ring
+	open  int          // files, also those in use
+	limit int          // for open
+	inUse atomic.Int64 // open less count, for those who only look
 }
 
 // idleLink puts a segment into the ring without an allocation.
@@ -184,6 +197,7 @@ func (d *descriptors) put(s *segment) {
 	l.prev, l.next = d.head.prev, &d.head
 	l.prev.next, l.next.prev = l, l
 	d.count++
+	d.inUse.Add(-1)
 }
 
 // take removes s from the ring if it is there.
@@ -200,13 +214,35 @@ func (d *descriptors) unlinkLocked(l *idleLink) {
 	l.prev.next, l.next.prev = l.next, l.prev
 	l.prev, l.next = nil, nil
 	d.count--
+	d.inUse.Add(1)
 }
 
-// trim closes the oldest unpinned files beyond the limit. Called without locks.
-func (d *descriptors) trim() {
+// opened counts a file that was opened, or closed with n < 0.
+func (d *descriptors) opened(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.open += n
+	d.inUse.Add(int64(n))
+}
+
+// short reports whether so many files are in use that nobody may begin a use that lasts.
+func (d *descriptors) short() bool { return 2*d.inUse.Load() > int64(d.limit) }
+
+// trim closes the oldest files that nobody uses as long as more than the limit are open. Called without locks.
+func (d *descriptors) trim() { d.trimTo(d.limit) }
+
+// relieve closes the older half of the files that nobody uses.
+func (d *descriptors) relieve() {
+	d.mu.Lock()
+	most := d.open - (d.count+1)/2
+	d.mu.Unlock()
+	d.trimTo(most)
+}
+
+func (d *descriptors) trimTo(most int) {
 	for {
 		d.mu.Lock()
-		if d.count <= d.limit {
+		if d.open <= most || d.count == 0 {
 			d.mu.Unlock()
 			return
 		}

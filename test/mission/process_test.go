@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -56,6 +57,7 @@ type process struct {
 	addr string
 	http string // "off", or where it is
 	sets []string
+	most int // files that it may have open; 0: as many as the test may
 
 	cmd  *exec.Cmd
 	log  lockedLog
@@ -110,6 +112,14 @@ func serverIn(t *testing.T, dir, http string) *process {
 // serverFor is serverIn for so long at most, and with properties, KEY=VALUE.
 func serverFor(t *testing.T, long time.Duration, dir, http string, sets ...string) *process {
 	t.Helper()
+	p := newProcess(t, long, dir, http, sets...)
+	p.start()
+	return p
+}
+
+// newProcess is serverFor without a start.
+func newProcess(t *testing.T, long time.Duration, dir, http string, sets ...string) *process {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), long)
 	p := &process{t: t, ctx: ctx, dir: dir, addr: freeAddr(t), http: http, sets: sets}
 	t.Cleanup(func() {
@@ -121,7 +131,6 @@ func serverFor(t *testing.T, long time.Duration, dir, http string, sets ...strin
 			t.Logf("the broker's log:\n%s", p.log.String())
 		}
 	})
-	p.start()
 	return p
 }
 
@@ -133,6 +142,9 @@ func (p *process) start() {
 		args = append(args, "--set", s)
 	}
 	cmd := exec.CommandContext(p.ctx, moldau, args...)
+	if p.most > 0 {
+		cmd = exec.CommandContext(p.ctx, "sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(p.most), moldau}, args...)...)
+	}
 	out, err := cmd.StderrPipe()
 	must(p.t, err)
 	must(p.t, cmd.Start())

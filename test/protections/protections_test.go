@@ -77,6 +77,8 @@ var protections = []protection{
 		"l.mu.producers = decodeProducers(r)", "decodeProducers(r)", "./internal/storage", "TestModel$"},
 	{"sync of all logs at the stop", "internal/storage/dir.go",
 		"if err := d.fs.SyncTree(d.path); err != nil { // protection: sync of all", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
+	{"a want of descriptors takes no log dir offline", "internal/vfs/patient.go",
+		"if !IsNoDescriptor(err) { // protection: a want of descriptors is waited for", "if true {", "./internal/storage", "TestWantOfDescriptorsFencesNothing$"},
 	{"a log in use is not closed", "internal/storage/closer.go",
 		"if h.ended || h.log.Load() != l || !h.idle() || !h.users.CompareAndSwap(openLog, 0) { // protection: a log in use stays open",
 		"h.users.Store(0)\n\tif h.ended || h.log.Load() != l {", "./internal/storage", "TestUseKeepsALogOpen$"},
