@@ -96,6 +96,9 @@ soak: ## SOAK (default 1h) of everything that comes and goes; goroutines, descri
 many: ## PARTITIONS (default 10000) partitions over stops and kills: memory, and the times of stop, start, first and second record
 	PARTITIONS=$${PARTITIONS:-10000} $(GO) test -count=1 -timeout 2h -v -run '^TestManyPartitions$$' ./test/mission/
 
+few-descriptors: ## PARTITIONS (default 2000) partitions and more clients than a broker with ulimit -n 256, and one with 1024, has descriptors for
+	PARTITIONS=$${PARTITIONS:-2000} $(GO) test -count=1 -timeout 30m -v -run '^TestFewDescriptors$$' ./test/mission/
+
 recovery: ## ten partitions of RECOVERY_BYTES (default 1 GiB) after kill -9; prints the time by partition
 	RECOVERY_BYTES=$${RECOVERY_BYTES:-1073741824} $(CLIENTS) -timeout 2h -v -run '^TestRecovery$$'
 

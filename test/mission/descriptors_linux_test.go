@@ -11,7 +11,7 @@ import (
 )
 
 // TestFewDescriptors: a broker that may have few files open serves many partitions, large answers from many of them and more clients than it has
-// descriptors for, slowly if need be. Nothing goes offline and no client sees an error.
+// descriptors for, slowly if need be. Nothing goes offline and no client sees an error. make few-descriptors.
 func TestFewDescriptors(t *testing.T) {
 	for _, most := range []int{256, 1024} {
 		t.Run(fmt.Sprint(most), func(t *testing.T) { fewDescriptors(t, most) })
@@ -19,10 +19,8 @@ func TestFewDescriptors(t *testing.T) {
 }
 
 func fewDescriptors(t *testing.T, most int) {
-	partitions, clients := 2000, 120
-	if testing.Short() || most > 256 {
-		partitions, clients = 300, 60
-	}
+	partitions := partitionsOr(t, 300)
+	clients := max(60, partitions/16)
 	m := &many{t: t, process: newProcess(t, 2*patience, t.TempDir(), "off"), perTopic: partitions / 4}
 	m.most = most
 	m.start()

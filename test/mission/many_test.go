@@ -2,9 +2,11 @@ package mission
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -22,13 +24,10 @@ import (
 // over a kill. It prints what they cost: make many PARTITIONS=100000.
 func TestManyPartitions(t *testing.T) {
 	n := 2000
-	if s := os.Getenv("PARTITIONS"); s != "" {
-		v, err := strconv.Atoi(s)
-		must(t, err)
-		n = v
-	} else if testing.Short() {
+	if testing.Short() {
 		n = 300
 	}
+	n = partitionsOr(t, n)
 	m := &many{t: t, perTopic: min(1000, max(1, n/4))}
 	for left := n; left > 0; left -= m.perTopic {
 		m.topics = append(m.topics, topicOf{fmt.Sprintf("many-%04d", len(m.topics)), int32(min(m.perTopic, left))})
@@ -46,12 +45,14 @@ func TestManyPartitions(t *testing.T) {
 
 	m.timed("produce one record to each", func() { m.produceAll("first") })
 	m.settled("one record in each")
+	m.rest("one record in each, not used for a while")
 	m.restart("one record in each, stopped", m.stop)
 	m.settled("restarted, one record in each, not read")
 	m.timed("list the ends of all", func() { m.ends(1) })
 	m.settled("ends listed")
 	m.timed("read all", func() { m.readAll(1) })
 	m.settled("all read")
+	m.rest("all read, and not used for a while")
 	m.restart("one record in each, killed", m.kill)
 	m.timed("read all", func() { m.readAll(1) })
 	m.timed("produce another to each", func() { m.produceAll("second") })
@@ -59,6 +60,17 @@ func TestManyPartitions(t *testing.T) {
 	m.readAll(2)
 	after := m.settled("all read after a kill")
 	t.Logf("%d partitions: %.1f MB above the idle broker at the end", n, float64(after-idle)/1e6)
+}
+
+// partitionsOr is PARTITIONS, or n.
+func partitionsOr(t *testing.T, n int) int {
+	t.Helper()
+	if s := os.Getenv("PARTITIONS"); s != "" {
+		v, err := strconv.Atoi(s)
+		must(t, err)
+		return v
+	}
+	return n
 }
 
 // topicOf is a topic and the number of its partitions.
@@ -88,7 +100,21 @@ func (m *many) restart(what string, end func()) {
 	begun := time.Now()
 	m.start()
 	ready := time.Since(begun)
-	m.t.Logf("%-44s %8.3f s", what+": ready", ready.Seconds())
+	m.t.Logf("%-44s %8.3f s, %.2f s of processor time", what+": ready", ready.Seconds(), m.processor())
+}
+
+// processor is the processor time that the process has taken, in seconds; 0 where the system does not say.
+func (m *many) processor() float64 {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	user, err := strconv.Atoi(fields[11])
+	must(m.t, err)
+	system, err := strconv.Atoi(fields[12])
+	must(m.t, err)
+	return float64(user+system) / 100 // clock ticks
 }
 
 func (m *many) createAll() {
@@ -188,13 +214,39 @@ func (m *many) settled(what string) int64 {
 	}
 	time.Sleep(2 * time.Second)
 	asked := m.resident()
-	figures := m.metrics("go_goroutines", "process_open_fds", "go_memstats_heap_inuse_bytes", "go_memstats_heap_alloc_bytes")
-	m.t.Logf("%-44s %8.1f MB resident, heap %.1f in use, %.1f allocated; %.0f goroutines, %.0f files", what, float64(asked)/1e6,
-		figures[2]/1e6, figures[3]/1e6, figures[0], figures[1])
+	// Not /metrics: with so many partitions that would be most of what is measured next.
+	var goroutines, allocated, inUse float64
+	for _, line := range strings.Split(string(m.get("/debug/pprof/goroutine?debug=1"))+string(m.get("/debug/pprof/heap?debug=1")), "\n") {
+		for format, to := range map[string]*float64{"goroutine profile: total %g": &goroutines, "# HeapAlloc = %g": &allocated, "# HeapInuse = %g": &inUse} {
+			_, _ = fmt.Sscanf(line, format, to) // most lines are others
+		}
+	}
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.cmd.Process.Pid))
+	must(m.t, err)
+	m.t.Logf("%-44s %8.1f MB resident, heap %.1f in use, %.1f allocated; %.0f goroutines, %d files", what, float64(asked)/1e6,
+		inUse/1e6, allocated/1e6, goroutines, len(files))
 	if dir := os.Getenv("PROFILES"); dir != "" {
 		m.profile("heap?gc=1", filepath.Join(dir, strings.ReplaceAll(what, " ", "-")+".heap"))
 	}
 	return asked
+}
+
+// rest waits until logs that nobody uses are closed, and prints what the process holds then.
+func (m *many) rest(what string) {
+	m.t.Helper()
+	if os.Getenv("PARTITIONS") == "" || runtime.GOOS != "linux" {
+		return
+	}
+	last := int64(math.MaxInt64)
+	for range 20 { // until it falls no more
+		time.Sleep(31 * time.Second)
+		now := m.resident()
+		if now > last-last/50 {
+			break
+		}
+		last = now
+	}
+	m.settled(what)
 }
 
 // resident is VmRSS.
