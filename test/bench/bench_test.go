@@ -24,7 +24,7 @@ func TestSmoke(t *testing.T) {
 	}
 	out := filepath.Join(t.TempDir(), "report")
 	s, err := parse([]string{"--moldau-only", "--duration", "100ms", "--warm-up", "20ms", "--pairs", "1", "--root", "../..", "--out", out,
-		"--work", t.TempDir(), "--scenario", "^(produce-1024-acks-all-zstd|consume-64-small|durable-8|latency|start)$"})
+		"--work", t.TempDir(), "--scenario", "^(produce-1024-acks-all-zstd|consume-64-small|durable-8|latency|start|partitions-8000)$", "--partitions", "200", "--restart-gb", "0.01"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,6 +55,9 @@ func TestSmoke(t *testing.T) {
 		if s.Error != "" || s.Start == 0 || s.FirstRecord == 0 || s.Restart == 0 || s.AfterKill == 0 {
 			t.Errorf("%+v", s)
 		}
+	}
+	if len(r.Manies) != 1 || r.Manies[0].Error != "" || r.Manies[0].RSSBytes == 0 || r.Manies[0].RestartAll == 0 || r.Manies[0].AfterKillAll == 0 {
+		t.Errorf("many partitions: %+v", r.Manies)
 	}
 	page, err := os.ReadFile(filepath.Join(out, "README.md"))
 	if err != nil {

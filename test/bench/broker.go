@@ -30,8 +30,8 @@ const (
 const pageCacheOnly = "log.flush.interval.messages=9223372036854775807"
 
 const (
-	startPatience = time.Minute
-	stopPatience  = time.Minute
+	startPatience = 5 * time.Minute // bounds what may hang
+	stopPatience  = 5 * time.Minute
 )
 
 // broker is one broker process, on a port and a directory that it keeps when it is started again.

@@ -37,6 +37,8 @@ type settings struct {
 	out              string
 	fill             int64 // bytes for consumers and restarts
 	equalise         int64 // most bytes of page cache that are made ready before a run
+	partitions       int   // of the scenario with many
+	restartBytes     int64 // in their last segments when the broker is killed
 	settle           time.Duration
 	rough            bool // neither waits for the disk nor measures the machine for long: nobody reads the figures
 }
@@ -67,6 +69,8 @@ func parse(args []string) (*settings, error) {
 	pattern := f.String("scenario", "", "only scenarios whose name matches this regular expression")
 	f.BoolVar(&s.list, "list", false, "print the names of the scenarios and exit")
 	f.BoolVar(&s.moldauOnly, "moldau-only", false, "without Apache Kafka, at fixed rates: a check of the program, not a comparison")
+	f.IntVar(&s.partitions, "partitions", manyAll, "partitions of the scenario "+manyName)
+	restartGB := f.Float64("restart-gb", 0, "GB in active segments when a broker with many partitions is killed (default 1, with --full 10)")
 	f.StringVar(&s.root, "root", ".", "the repository")
 	f.StringVar(&s.binary, "moldau", "", "the moldau binary (default builds it)")
 	f.StringVar(&s.work, "work", "", "directory for the data, on the disk that is to be measured (default the system's for temporary files)")
@@ -79,10 +83,15 @@ func parse(args []string) (*settings, error) {
 		return nil, fmt.Errorf("--scenario: %w", err)
 	}
 	s.fill, s.equalise, s.settle = 256<<20, 256<<20, 200*time.Millisecond
+	s.restartBytes = 1e9
 	duration, warmUp, pairs := 3*time.Second, 500*time.Millisecond, 2
 	if s.full {
 		duration, warmUp, pairs = 10*time.Second, 5*time.Second, 7
 		s.fill, s.equalise, s.settle = 2<<30, 2<<30, time.Second
+		s.restartBytes = 10e9
+	}
+	if *restartGB > 0 {
+		s.restartBytes = int64(*restartGB * 1e9)
 	}
 	if s.duration <= 0 {
 		s.duration = duration
@@ -112,9 +121,10 @@ func (s *settings) run(ctx context.Context) error {
 		for _, sc := range coldScenarios {
 			fmt.Printf("%-28s %s; needs root\n", sc.name, sc.title())
 		}
+		fmt.Printf("%-28s %s\n", manyName, s.manyTitle())
 		return nil
 	}
-	if len(matrix) == 0 && !s.scenario.MatchString("start") && !slices.ContainsFunc(coldScenarios, func(sc coldScenario) bool { return s.scenario.MatchString(sc.name) }) {
+	if len(matrix) == 0 && !s.scenario.MatchString("start") && !s.scenario.MatchString(manyName) && !slices.ContainsFunc(coldScenarios, func(sc coldScenario) bool { return s.scenario.MatchString(sc.name) }) {
 		return errors.New("no scenario has such a name: --list prints them")
 	}
 	dir, err := os.MkdirTemp(s.work, "moldau-bench-")
@@ -134,7 +144,7 @@ func (s *settings) run(ctx context.Context) error {
 	b := &runner{settings: s, dir: dir, say: func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }}
 	b.report.Facts = facts
 	err = b.all(ctx, matrix)
-	if len(b.report.Runs)+len(b.report.Starts)+len(b.report.Colds) == 0 {
+	if len(b.report.Runs)+len(b.report.Starts)+len(b.report.Colds)+len(b.report.Manies) == 0 {
 		return err
 	}
 	// What has been measured is published even if something failed later.

@@ -15,6 +15,8 @@ type report struct {
 	Runs      []run          `json:"runs"`
 	Starts    []startRun     `json:"starts"`
 	Colds     []coldRun      `json:"colds,omitempty"`
+	Manies    []manyRun      `json:"manyPartitions,omitempty"`
+	ManyTitle string         `json:"manyPartitionsTitle,omitempty"`
 
 	ColdSkipped []string `json:"coldSkipped,omitempty"`
 }
@@ -93,6 +95,7 @@ func (r *report) markdown(files map[string]string) string {
 	r.writeMemory(&b)
 	r.writeStarts(&b)
 	r.writeColds(&b)
+	r.writeManies(&b)
 	r.writeInvalid(&b)
 	return b.String()
 }

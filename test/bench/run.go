@@ -93,7 +93,10 @@ func (b *runner) all(ctx context.Context, matrix []scenario) error {
 	if err := b.starts(ctx); err != nil {
 		return err
 	}
-	return b.colds(ctx)
+	if err := b.colds(ctx); err != nil {
+		return err
+	}
+	return b.manies(ctx)
 }
 
 // startBrokers starts one broker for each mode that the matrix needs, and one Kafka for all. They run until the end:

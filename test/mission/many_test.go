@@ -237,14 +237,12 @@ func (m *many) rest(what string) {
 	if os.Getenv("PARTITIONS") == "" || runtime.GOOS != "linux" {
 		return
 	}
-	last := int64(math.MaxInt64)
-	for range 20 { // until it falls no more
-		time.Sleep(31 * time.Second)
+	for still, last := 0, int64(math.MaxInt64); still < 3; { // until it falls no more
+		time.Sleep(20 * time.Second)
 		now := m.resident()
-		if now > last-last/50 {
-			break
+		if still++; now < last-last/50 {
+			still, last = 0, now
 		}
-		last = now
 	}
 	m.settled(what)
 }
