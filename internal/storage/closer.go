@@ -18,7 +18,8 @@ import (
 //     more than this step.
 //
 // A log that has changed meanwhile, or that knows what is written nowhere (damage, why it cannot be compacted, clients that wait for cold
-// bytes), stays open. The record of the rest is not synced: without it a start after a crash looks at the log as at any other.
+// bytes), stays open. The record of the rest is synced with those of the others that are closed, or
+// when the log is opened again; until then a start after a crash looks at the log as at any other.
 const (
 	closePiece    = 1024 // logs that one sync is for
 	closeTogether = 4    // whose files are written at the same time
@@ -123,6 +124,9 @@ func (d *Dir) closeAll(idle []*Held) (closed int) {
 		if all[i].view != nil && h.close(logs[i], all[i]) {
 			closed++
 		}
+	}
+	if closed > 0 {
+		_ = d.manifest.sync() // so that who opens one again need not wait for it; he learns of a failure
 	}
 	return closed
 }

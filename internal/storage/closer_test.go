@@ -271,6 +271,40 @@ func TestClosedLogsSurviveThePower(t *testing.T) {
 	}
 }
 
+// TestRestIsDurableBeforeItIsUsed: who opens a log that the closer has closed removes what lies below the point of its rest, so a power loss must not
+// bring back an older point.
+func TestRestIsDurableBeforeItIsUsed(t *testing.T) {
+	w := newCloserWorld(t, 1, Options{})
+	h := w.held[0]
+	l := h.Log()
+	w.d.mu.Lock()
+	w.d.mu.wanted[l] = true // so that the roll brings no point
+	w.d.mu.Unlock()
+	l.mu.Lock()
+	_, err := l.rollLocked(1000)
+	l.mu.Unlock()
+	must(t, err)
+	w.append(h, 2)
+	l.SetCommitted(l.End())
+	must(t, l.RaiseStart(3))
+	all, errs := w.d.leaveAll([]*Log{l}, 1, (*Log).leave)
+	if len(errs) > 0 || !h.close(l, all[0]) {
+		t.Fatalf("the log was not closed: %v", errs)
+	}
+	if l, err := h.Open(); err != nil || l.Segments() != 1 {
+		t.Fatalf("%v, %v", l, err)
+	}
+	for seed := range uint64(100) {
+		d := openDir(t, w.mem.Crash(rand.New(rand.NewPCG(seed, 9))))
+		cfg := testConfig()
+		if l, err := heldAll(t, d, 1, &cfg, &committer{})[0].Open(); err != nil || l.Start() != 3 || l.End() != 5 {
+			t.Fatalf("seed %d: %v, %v", seed, l, err)
+		}
+		mustClose(t, d)
+	}
+	w.d.Close() // its disk is gone
+}
+
 // TestClosingUnderLoad: writers, readers, points, retention and the scrub find every log, whenever they come, while the closer closes what it can.
 func TestClosingUnderLoad(t *testing.T) {
 	const logs, workers, each = 6, 4, 150

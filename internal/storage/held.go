@@ -236,6 +236,12 @@ func (h *Held) open() (*Log, error) {
 	if err := h.lost(recorded, exists); err != nil {
 		return nil, err
 	}
+	if exists && recorded && entry.resting {
+		// What is opened goes by the rest: segments below its point are removed, and compaction and truncation build on it. The closer has not synced it.
+		if err := d.manifest.sync(); err != nil { // protection: a rest is durable before anything goes by it
+			return nil, d.failed(err)
+		}
+	}
 	if exists {
 		if !recorded {
 			entry = nil

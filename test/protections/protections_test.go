@@ -79,6 +79,8 @@ var protections = []protection{
 		"if err := d.fs.SyncTree(d.path); err != nil { // protection: sync of all", "if err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
 	{"a want of descriptors takes no log dir offline", "internal/vfs/patient.go",
 		"if !IsNoDescriptor(err) { // protection: a want of descriptors is waited for", "if true {", "./internal/storage", "TestWantOfDescriptorsFencesNothing$"},
+	{"a rest is durable before a log that is opened goes by it", "internal/storage/held.go",
+		"if err := d.manifest.sync(); err != nil { // protection: a rest is durable before anything goes by it", "if err := error(nil); err != nil {", "./internal/storage", "TestRestIsDurableBeforeItIsUsed$"},
 	{"a log in use is not closed", "internal/storage/closer.go",
 		"if h.ended || h.log.Load() != l || !h.idle() || !h.users.CompareAndSwap(openLog, 0) { // protection: a log in use stays open",
 		"h.users.Store(0)\n\tif h.ended || h.log.Load() != l {", "./internal/storage", "TestUseKeepsALogOpen$"},
