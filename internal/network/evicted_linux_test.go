@@ -58,7 +58,7 @@ func (f *evictedFile) waiting() int {
 // TestEvictedAnswers: clients are so slow that the pages of their answers are evicted meanwhile. A few of their writers wait for the
 // disk at a time, whoever needs no disk is served, and in the end everybody has every byte.
 func TestEvictedAnswers(t *testing.T) {
-	const clients, turns, size = 12, 3, 24 << 20 // more than the buffers of a socket take
+	const clients, turns, size = 6, 2, 24 << 20 // more than the buffers of a socket take
 	data := make([]byte, size)
 	rand.New(rand.NewSource(1)).Read(data)
 	name := filepath.Join(t.TempDir(), "segment.log")
