@@ -12,6 +12,7 @@ import (
 
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
+	"moldau/test/measure"
 )
 
 // handle runs one frame to its end and returns the size of the answer.
@@ -67,7 +68,7 @@ func TestProduceAllocations(t *testing.T) {
 				if flush {
 					want *= 2
 				}
-				if n := testing.AllocsPerRun(300, b.producing(t, produceFrame(t, id, acks, partitions, 1<<10))); n > want {
+				if n := measure.Allocations(300, want, b.producing(t, produceFrame(t, id, acks, partitions, 1<<10))); n > want {
 					t.Errorf("flush %v, acks %d: a request with %d batches allocates %v times, expected %v", flush, acks, partitions, n, want)
 				}
 			}
@@ -123,7 +124,7 @@ func TestFetchAllocations(t *testing.T) {
 	for _, c := range []struct{ partitions, busy, size int }{{1, 1, 1 << 10}, {64, 64, 1 << 10}, {500, 3, 1 << 10}, {500, 0, 1 << 10},
 		{2, 2, 700_000}} { // read when planned, and left for sendfile
 		fetch := newBrokerOn(t, vfs.OS(), t.TempDir()).fetching(t, c.partitions, c.busy, c.size)
-		if n := testing.AllocsPerRun(300, fetch); n > 0 {
+		if n := measure.Allocations(300, 0, fetch); n > 0 {
 			t.Errorf("a fetch of %d of %d partitions, %d bytes of each, allocates %v times", c.busy, c.partitions, c.size, n)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"moldau/internal/vfs"
+	"moldau/test/measure"
 )
 
 // countingFS counts the reads of files.
@@ -64,7 +65,7 @@ func TestSequentialReaderReadsOnce(t *testing.T) {
 			}
 		}
 	}
-	if n := testing.AllocsPerRun(200, func() {
+	if n := measure.Allocations(200, 0, func() {
 		p, err := l.Read(50, l.End(), 1000, true, CopyBelow)
 		if err != nil {
 			t.Fatal(err)
