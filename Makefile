@@ -35,7 +35,7 @@ install-clients:
 bench: ## the benchmarks of all packages
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-bench-kafka: ## Moldau beside Apache Kafka on this machine, about 25 minutes; BENCH_FLAGS=--full takes hours; needs Java and Maven
+bench-kafka: ## Moldau beside Apache Kafka on this machine, about half an hour; BENCH_FLAGS=--full takes hours; needs Java and Maven
 	$(GO) run ./test/bench $(BENCH_FLAGS)
 
 fuzz: ## every fuzz target for FUZZTIME (default 30s)

@@ -224,7 +224,7 @@ func TestMatrix(t *testing.T) {
 		if want := map[bool]int{false: 8 + 1 + 2 + 2*3 + 1 + 6 + 3, true: 18 + 1 + 2 + 2*3 + 6 + 6 + 3}[full]; len(names) != want {
 			t.Errorf("%d scenarios, want %d", len(names), want)
 		}
-		if d := s.estimate(s.scenarios()); !full && d > 25*time.Minute {
+		if d := s.estimate(s.scenarios()); !full && d > 30*time.Minute {
 			t.Errorf("the short matrix takes %s", d)
 		}
 		if s.moldauOnly = true; len(s.scenarios()) != len(names)-12 {
