@@ -23,6 +23,7 @@ const module = "moldau"
 const layers = `
 internal/vfs:
 internal/config:
+internal/security:            internal/config
 internal/record:
 internal/wire:                internal/vfs
 internal/stall:               internal/vfs
@@ -37,7 +38,7 @@ internal/coordinator/group:    internal/wire internal/coordinator/shard
 internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
 internal/coordinator:         internal/record internal/wire internal/metadata internal/coordinator/shard internal/partition
-internal/handler:             internal/vfs internal/config internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/coordinator/shard internal/coordinator/group internal/partition internal/coordinator
+internal/handler:             internal/vfs internal/config internal/security internal/record internal/wire internal/network internal/storage internal/metadata internal/controller internal/cluster internal/coordinator/shard internal/coordinator/group internal/partition internal/coordinator
 internal/lag:                 internal/wire internal/storage internal/partition internal/coordinator/shard internal/coordinator/group internal/coordinator
 broker:                       *
 broker/brokertest:            *

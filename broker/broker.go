@@ -38,6 +38,7 @@ import (
 	"moldau/internal/metastore"
 	"moldau/internal/network"
 	"moldau/internal/partition"
+	"moldau/internal/security"
 	"moldau/internal/stall"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
@@ -74,6 +75,7 @@ type Broker struct {
 	groupMetadata atomic.Pointer[group.Metadata] // what they know of the cluster; written by publish
 	lag           *lag.Monitor
 	stalls        *stall.Detector
+	security      *security.Security
 	net           *network.Server
 	descriptors   descriptors
 	service       lateService
@@ -101,9 +103,11 @@ func newBroker(o Options) *Broker {
 // listeners are bound first, so that a busy port is the first thing that is noticed.
 type lateService struct{ table *handler.Table }
 
-func (s *lateService) MaxFrameBytes(key int16) int32 { return s.table.MaxFrameBytes(key) }
-func (s *lateService) Settle(c *network.Conn)        { s.table.Settle(c) }
-func (s *lateService) Early(key int16) bool          { return s.table.Early(key) }
+func (s *lateService) MaxFrameBytes(c *network.Conn, key int16) int32 {
+	return s.table.MaxFrameBytes(c, key)
+}
+func (s *lateService) Settle(c *network.Conn) { s.table.Settle(c) }
+func (s *lateService) Early(key int16) bool   { return s.table.Early(key) }
 func (s *lateService) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
 	return s.table.Start(ctx, c, frame, arrived)
 }
@@ -118,6 +122,9 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 		}
 	}()
 	if b.metaDir, err = findMetaDir(b.fs, o.Config); err != nil {
+		return nil, err
+	}
+	if err := b.openSecurity(); err != nil {
 		return nil, err
 	}
 	b.startStalls()
@@ -146,10 +153,11 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	b.reportStrays()
 	b.dirs.Recover()
 	b.wg.Add(2)
+	b.wg.Go(b.watchSecurity)
 	go b.startPublisher(changed, im)
 	go b.startDirReports()
 	b.service.table = handler.New(handler.Options{
-		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Groups: b.groups, Config: o.Config, Log: o.Log,
+		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Groups: b.groups, Security: b.security, Config: o.Config, Log: o.Log,
 		PoisonBuffers: o.PoisonBuffers,
 	})
 	b.net.Serve()
@@ -160,6 +168,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	}
 	b.ready.Store(true)
 	b.logReady(time.Since(begun))
+	b.tellClients()
 	return b, nil
 }
 
@@ -179,7 +188,7 @@ func (b *Broker) listen() error {
 	b.divideDescriptors()
 	var ls []network.Listener
 	for _, l := range c.Listeners() {
-		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port)})
+		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port), TLS: b.security.TLS(l.Name)})
 	}
 	limits := b.limits(c)
 	var err error

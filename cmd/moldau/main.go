@@ -27,7 +27,7 @@ func main() {
 // runOptions carries the flags that were given over to the broker.
 func runOptions(app cli.App, f cli.ServerFlags) broker.RunOptions {
 	flags := map[string]string{}
-	for name, value := range map[string]string{"data-dir": f.DataDir, "listen": f.Listen, "http": f.HTTP} {
+	for name, value := range map[string]string{"data-dir": f.DataDir, "listen": f.Listen, "http": f.HTTP, "tls": f.TLS} {
 		if value != "" {
 			flags[name] = value
 		}

@@ -16,6 +16,7 @@ type ServerFlags struct {
 	DataDir    string   // log.dirs and metadata.log.dir
 	Listen     string   // listeners, HOST:PORT; port 0 lets the system choose
 	HTTP       string   // moldau.http.listener, HOST:PORT or off
+	TLS        string   // moldau.tls, off or auto
 	Set        []string // key=value, Kafka's property names, in the order given
 	LogLevel   string   // debug, info, warn or error
 	LogFormat  string   // text, json or auto: text on a terminal
@@ -43,8 +44,10 @@ func newServer(c *command) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&flags.Listen, "listen", "", "where clients connect, `HOST:PORT` (listeners); port 0 chooses a free one")
 	f.StringVar(&flags.HTTP, "http", "", "where /live, /ready and /metrics are, `HOST:PORT` or off (moldau.http.listener)")
+	f.StringVar(&flags.TLS, "tls", "", "`auto` makes a CA and a certificate, and says what clients need; with --listen or alone it is for that listener (moldau.tls)")
 	f.StringVar(&flags.LogLevel, "log-level", "", "`LEVEL`: debug, info (default), warn or error")
 	f.StringVar(&flags.LogFormat, "log-format", "", "`FORMAT`: text, json or auto (default): text on a terminal")
+	completeWith(cmd, "tls", "auto", "off")
 	completeWith(cmd, "log-level", "debug", "info", "warn", "error")
 	completeWith(cmd, "log-format", "text", "json", "auto")
 	return cmd

@@ -201,6 +201,9 @@ func (b *Broker) InterBrokerListener() string {
 	if name := b.Text("inter.broker.listener.name"); name != "" {
 		return normalName(name)
 	}
+	if name := b.Text("security.inter.broker.protocol"); b.hasListener(name) {
+		return name
+	}
 	for _, l := range b.listeners {
 		if string(l.Protocol) == l.Name {
 			return l.Name

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -152,8 +154,6 @@ func (l *loader) resolveListeners(b *Broker) {
 		switch {
 		case !ok:
 			l.failKey("listeners", fmt.Sprintf("no security protocol is defined for listener %s; add %s:PLAINTEXT to listener.security.protocol.map", e.name, e.name))
-		case protocol != Plaintext:
-			l.failKey("listeners", fmt.Sprintf(notYet+"listener %s uses %s, and only PLAINTEXT is implemented", e.name, protocol))
 		}
 		b.listeners = append(b.listeners, Listener{Name: e.name, Host: e.host, Port: e.port, Protocol: protocol})
 	}
@@ -165,9 +165,28 @@ func (l *loader) resolveListeners(b *Broker) {
 	if name := b.Text("inter.broker.listener.name"); name != "" && !b.hasListener(normalName(name)) {
 		l.failKey("inter.broker.listener.name", "must be one of the listeners for clients: "+strings.Join(b.listenerNames(), ", "))
 	}
+	if name := b.Text("security.inter.broker.protocol"); b.IsSet("security.inter.broker.protocol") && !b.hasListener(name) {
+		l.failKey("security.inter.broker.protocol", "must be the name of one of the listeners for clients, or inter.broker.listener.name be set instead: "+strings.Join(b.listenerNames(), ", "))
+	}
+	l.warnExposed(b)
 	if len(unopened) > 0 {
 		l.warn(slog.LevelInfo, []string{"controller.listener.names"},
 			"controller listener not opened: %s; a single node needs no socket for its controller", strings.Join(unopened, ", "))
+	}
+}
+
+// warnExposed names the listeners that everybody in reach may use.
+func (l *loader) warnExposed(b *Broker) {
+	var open []string
+	for _, x := range b.listeners {
+		client := b.OfListener(x.Name)
+		if x.Exposed() && !x.Protocol.SASL() && !(x.Protocol.TLS() && client.Text("ssl.client.auth") == "required") {
+			open = append(open, fmt.Sprintf("%s (%s://%s)", x.Name, x.Protocol, net.JoinHostPort(x.Host, strconv.Itoa(x.Port))))
+		}
+	}
+	if len(open) > 0 {
+		l.warn(slog.LevelWarn, []string{"listeners"}, "everybody who reaches this machine may read and write everything over %s: "+
+			"bind it to localhost, or give it SASL_SSL with sasl.enabled.mechanisms, or SSL with ssl.client.auth=required", strings.Join(open, ", "))
 	}
 }
 

@@ -15,6 +15,7 @@ func DefaultsText() string {
 		{"advertised.listeners", "", "the address on which a client reached the broker; Kafka: listeners"},
 		{"replication factor, min ISR", "", "of internal topics: Kafka's, but no more than there are brokers"},
 		{"group.initial.rebalance.delay.ms", "0", "without a configuration file; Kafka: 3000"},
+		{"sasl.server.max.receive.size", brokerDefault("sasl.server.max.receive.size"), "so that a client costs little before it is known; Kafka: 524288"},
 		{"moldau.http.listener", brokerDefault("moldau.http.listener"), "/live, /ready, /metrics; off for none"},
 		{"node.id", brokerDefault("node.id"), "Kafka: required"},
 		{"process.roles", brokerDefault("process.roles"), "Kafka: required"},

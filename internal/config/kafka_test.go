@@ -39,13 +39,14 @@ func loadPeer(t *testing.T) *Broker {
 
 // What is listed here differs from Kafka on purpose; the test fails when it stops differing, too.
 var intendedDefaults = map[string]string{
-	"broker:controller.listener.names":   "CONTROLLER",
-	"broker:listeners":                   "PLAINTEXT://localhost:9092",
-	"broker:log.dir":                     "moldau-data/log",
-	"broker:log.flush.interval.messages": "1",
-	"broker:node.id":                     "1",
-	"broker:process.roles":               "broker,controller",
-	"topic:flush.messages":               "1",
+	"broker:controller.listener.names":    "CONTROLLER",
+	"broker:listeners":                    "PLAINTEXT://localhost:9092",
+	"broker:log.dir":                      "moldau-data/log",
+	"broker:log.flush.interval.messages":  "1",
+	"broker:node.id":                      "1",
+	"broker:process.roles":                "broker,controller",
+	"broker:sasl.server.max.receive.size": "32768",
+	"topic:flush.messages":                "1",
 }
 
 // Kafka describes these rules in other words or not at all.

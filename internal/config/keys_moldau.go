@@ -23,5 +23,7 @@ func moldauKeys() []Key {
 			Doc: "When the process does not run for so long, or the own work of one request takes longer, the log says so; 0 never looks."},
 		{Name: "moldau.stall.trace", Type: Boolean, Default: "false", Importance: Low, State: Used,
 			Doc: "Record what the scheduler does, and write the last ten seconds to stalls/ in the metadata directory when there is a stall, for go tool trace."},
+		{Name: "moldau.tls", Type: String, Default: "off", Valid: oneOf("off", "auto"), Importance: Medium, State: Used,
+			Doc: "auto makes a CA and a certificate in tls/ of the metadata directory, for listeners with TLS that have no keystore of their own, and tells what clients need."},
 	}
 }

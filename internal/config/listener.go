@@ -13,13 +13,19 @@ import (
 // Protocol is a security protocol of Kafka.
 type Protocol string
 
-// Only Plaintext is implemented.
+// The four that there are.
 const (
 	Plaintext     Protocol = "PLAINTEXT"
 	SSL           Protocol = "SSL"
 	SASLPlaintext Protocol = "SASL_PLAINTEXT"
 	SASLSSL       Protocol = "SASL_SSL"
 )
+
+// TLS reports whether connections are encrypted.
+func (p Protocol) TLS() bool { return p == SSL || p == SASLSSL }
+
+// SASL reports whether clients authenticate by SASL.
+func (p Protocol) SASL() bool { return p == SASLPlaintext || p == SASLSSL }
 
 var protocols = []Protocol{Plaintext, SSL, SASLPlaintext, SASLSSL}
 
@@ -33,6 +39,15 @@ type Listener struct {
 	// broker, port 0 for the port really bound.
 	AdvertisedHost string
 	AdvertisedPort int
+}
+
+// Exposed reports whether others than this machine may reach the listener.
+func (l Listener) Exposed() bool {
+	if strings.EqualFold(l.Host, "localhost") {
+		return false
+	}
+	ip, err := netip.ParseAddr(l.Host)
+	return err != nil || !ip.IsLoopback()
 }
 
 // BindAddrs are the addresses to listen on, as host:port: two for localhost, else one.

@@ -20,7 +20,7 @@ type Sources struct {
 	FileName string            // for messages
 	Env      []string          // as os.Environ; only KAFKA_* is read, and HOSTNAME to recognise this node
 	Sets     []string          // key=value of each --set
-	Flags    map[string]string // those given of listen, data-dir and http, without dashes
+	Flags    map[string]string // those given of listen, data-dir, http and tls, without dashes
 }
 
 // Warning is something a person should know about a configuration that starts all the same.
@@ -56,6 +56,8 @@ type loader struct {
 	hostname string   // of them, that of the environment
 	hasFile  bool
 
+	listeners []Listener // those of build
+
 	errs     []error
 	warnings []Warning
 	unknown  map[string]string // name to origin
@@ -88,20 +90,28 @@ func (l *loader) fail(format string, args ...any) {
 
 // failKey reports a problem with the value a key has.
 func (l *loader) failKey(name, problem string) {
-	s, ok := l.settings[name]
+	l.errs = append(l.errs, fault(l.settings, name, problem))
+}
+
+// fault is the error of a key in settings. Secrets are not shown.
+func fault(settings map[string]setting, name, problem string) *SettingError {
+	s, ok := settings[name]
 	for _, u := range family(name) { // the problem may lie with the key in another unit
-		if other, set := l.settings[u.name]; set && !ok {
+		if other, set := settings[u.name]; set && !ok {
 			name, s, ok = u.name, other, true
 		}
 	}
 	if !ok {
-		k, _ := brokerTable.lookup(name)
+		k, _ := lookupBroker(name)
 		s = setting{k.Default, "by default"}
+		if k.Unset {
+			s.raw = "(unset)"
+		}
 	}
-	if sensitive(name) {
+	if ok && sensitive(name) {
 		s.raw = "[hidden]"
 	}
-	l.errs = append(l.errs, &SettingError{name, s.raw, s.origin, problem})
+	return &SettingError{name, s.raw, s.origin, problem}
 }
 
 // sensitive tells whether a value must not be shown; what is unknown may be a secret.
@@ -215,9 +225,14 @@ func (l *loader) readCommandLine(s Sources) {
 					l.fail("--listen %q: expected HOST:PORT, such as localhost:9092; without a host every interface, port 0 for a free one", value)
 					continue
 				}
-				value = string(Plaintext) + "://" + value
+				value = string(l.flagProtocol(s.Flags)) + "://" + value
 			}
 			flag("listeners", value, origin)
+		case "tls":
+			flag("moldau.tls", value, origin)
+			if _, given := s.Flags["listen"]; !given && value == "auto" && l.settings["listeners"].origin == "" && layer["listeners"].origin == "" {
+				layer["listeners"] = setting{string(SSL) + strings.TrimPrefix(brokerDefault("listeners"), string(Plaintext)), origin}
+			}
 		case "http":
 			flag("moldau.http.listener", value, origin)
 		case "data-dir":
@@ -228,10 +243,27 @@ func (l *loader) readCommandLine(s Sources) {
 			flag("log.dirs", filepath.Join(value, "log"), origin, "log.dir")
 			flag("metadata.log.dir", filepath.Join(value, "meta"), origin)
 		default:
-			l.fail("unknown flag --%s%s", name, didYouMean("--", nearest(name, []string{"data-dir", "http", "listen"})))
+			l.fail("unknown flag --%s%s", name, didYouMean("--", nearest(name, []string{"data-dir", "http", "listen", "tls"})))
 		}
 	}
 	l.apply(layer)
+}
+
+// flagProtocol is the protocol of a --listen that names none.
+func (l *loader) flagProtocol(flags map[string]string) Protocol {
+	if flags["tls"] == "auto" {
+		return SSL
+	}
+	return Plaintext
+}
+
+// hasListener tells whether a listener's own key belongs to one that there is; those of controllers are not served, and known.
+func (l *loader) hasListener(name string) bool {
+	m := listenerKey.FindStringSubmatch(name)
+	if m == nil || strings.EqualFold(m[1], "controller") {
+		return true
+	}
+	return slices.ContainsFunc(l.listeners, func(x Listener) bool { return strings.EqualFold(x.Name, m[1]) })
 }
 
 // nearest returns the candidate within two typing errors of name, or "".
@@ -313,7 +345,7 @@ func (l *loader) checkValues() bool {
 			readable = false
 			continue
 		}
-		if k.State == Refused && k.Name == name && !k.harmless(raw) {
+		if k.State == Refused && !k.harmless(raw) {
 			l.failKey(name, notYet+k.Advice)
 		}
 	}
@@ -355,6 +387,7 @@ func (l *loader) build() *Broker {
 	}
 	l.checkTogether(b)
 	l.resolveListeners(b)
+	l.listeners = b.listeners
 	if len(l.errs) == 0 {
 		l.checkSingleNode(b)
 	}
@@ -382,22 +415,34 @@ func (l *loader) summarise() {
 		slices.Sort(l.ignored)
 		l.warn(slog.LevelInfo, l.ignored, "settings for a JVM or of another vendor are ignored: %s", strings.Join(l.ignored, ", "))
 	}
-	var security, idle []string
+	secured := slices.ContainsFunc(l.listeners, func(x Listener) bool { return x.Protocol != Plaintext })
+	var security, access, idle, strange []string
 	for name, s := range l.settings {
 		k, known := lookupBroker(name)
 		changed := !known || k.Unset || k.canonical(s.raw) != k.canonical(k.Default)
 		switch {
 		case !changed && k.Name == name:
-		case securityOnly(name):
+		case known && k.Name != name && !l.hasListener(name):
+			strange = append(strange, name)
+		case slices.Contains(authorizerKeys, name):
+			access = append(access, name)
+		case securityOnly(name) && !secured:
 			security = append(security, name)
-		case known && k.Name != name, known && k.State == Accepted:
+		case known && k.Name != name && !perListener(k.Name), known && k.State == Accepted:
 			idle = append(idle, name)
 		}
 	}
-	slices.Sort(security)
-	slices.Sort(idle)
+	for _, list := range [][]string{security, access, idle, strange} {
+		slices.Sort(list)
+	}
 	if len(security) > 0 {
-		l.warn(slog.LevelWarn, security, "no listener uses TLS or SASL and there is no authorizer, so these have no effect: %s", strings.Join(security, ", "))
+		l.warn(slog.LevelWarn, security, "no listener uses TLS or SASL, so these have no effect: %s", strings.Join(security, ", "))
+	}
+	if len(access) > 0 {
+		l.warn(slog.LevelWarn, access, "there is no authorizer, so these have no effect: %s", strings.Join(access, ", "))
+	}
+	if len(strange) > 0 {
+		l.warn(slog.LevelWarn, strange, "these are for listeners that there are not, and have no effect: %s", strings.Join(strange, ", "))
 	}
 	if len(idle) > 0 {
 		l.warn(slog.LevelInfo, idle, "accepted, but without effect in this version: %s", strings.Join(idle, ", "))

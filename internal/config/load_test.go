@@ -54,7 +54,8 @@ func TestKafkasOwnServerPropertiesStartUnchanged(t *testing.T) {
 	}
 	defer f.Close()
 	b, warnings := load(t, Sources{File: f, FileName: "server.properties"})
-	if len(warnings) != 1 || warnings[0].Level != slog.LevelInfo || !strings.Contains(warnings[0].Text, "CONTROLLER (port 9093)") {
+	if len(warnings) != 2 || warnings[1].Level != slog.LevelInfo || !strings.Contains(warnings[1].Text, "CONTROLLER (port 9093)") ||
+		warnings[0].Level != slog.LevelWarn || !strings.Contains(warnings[0].Text, "over PLAINTEXT (PLAINTEXT://:9092)") {
 		t.Errorf("warnings %v", warnings)
 	}
 	want := Listener{Name: "PLAINTEXT", Port: 9092, Protocol: Plaintext, AdvertisedHost: "localhost", AdvertisedPort: 9092}
@@ -182,9 +183,11 @@ func TestErrorsNameKeyValueAndWhatToDo(t *testing.T) {
 		{with(Sources{}, []string{"KAFKA_CFG_LOG_DIRS=/x"}, nil, nil), "name it KAFKA_LOG_DIRS"},
 		// Security, durability and the place of data.
 		{file("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer"), "is not supported yet: access control"},
-		{file("listeners=SSL://:9093"), "is not supported yet: listener SSL uses SSL"},
-		{file("listeners=A://:9093", "listener.security.protocol.map=A:SASL_PLAINTEXT"), "listener A uses SASL_PLAINTEXT"},
-		{file("security.inter.broker.protocol=SSL"), "is not supported yet"},
+		{file("security.inter.broker.protocol=SSL"), "security.inter.broker.protocol=SSL (in server.properties): must be the name of one of the listeners"},
+		{file("ssl.provider=BC"), "is not supported yet: Java security providers cannot be loaded"},
+		{file("listener.name.x.ssl.engine.factory.class=my.Factory"), "is not supported yet: Java classes"},
+		{file("ssl.client.auth=perhaps"), "String must be one of: required, requested, none"},
+		{with(Sources{}, nil, nil, map[string]string{"tls": "on"}), "moldau.tls=on (by --tls): String must be one of: off, auto"},
 		{file("delegation.token.secret.key=geheim"), "delegation.token.secret.key=[hidden]"},
 		{file("principal.builder.class=my.Builder"), "is not supported yet"},
 		{file("create.topic.policy.class.name=my.Policy"), "is not supported yet"},
@@ -269,7 +272,7 @@ func TestTheEnvironmentOfKafkasImageStarts(t *testing.T) {
 		"KAFKA_LISTENERS=CONTROLLER://:29093,PLAINTEXT_HOST://:9092,PLAINTEXT://:19092",
 		"KAFKA_ADVERTISED_LISTENERS=PLAINTEXT_HOST://localhost:9092,PLAINTEXT://broker:19092", "KAFKA_INTER_BROKER_LISTENER_NAME=PLAINTEXT",
 		"KAFKA_OFFSETS_TOPIC_REPLICATION_FACTOR=1", "KAFKA_LOG_DIRS=/tmp/kraft-combined-logs", "CLUSTER_ID=4L6g3nShT-eMCtK--X86sw"}})
-	if len(warnings) != 1 || b.InterBrokerListener() != "PLAINTEXT" {
+	if len(warnings) != 2 || b.InterBrokerListener() != "PLAINTEXT" {
 		t.Error(warnings)
 	}
 	want := []Listener{{"PLAINTEXT_HOST", "", 9092, Plaintext, "localhost", 9092}, {"PLAINTEXT", "", 19092, Plaintext, "broker", 19092}}
@@ -281,7 +284,7 @@ func TestTheEnvironmentOfKafkasImageStarts(t *testing.T) {
 func TestWarningsAreGathered(t *testing.T) {
 	s := with(file("confluent.license=x", "something.else=1", "another.thing=2", "zookeeper.connect=z:2181", "port=9092",
 		"ssl.keystore.location=/k", "listener.name.plaintext.sasl.jaas.config=secret", "super.users=User:a",
-		"num.io.threads=32", "num.network.threads=3", "background.threads=12"),
+		"listener.name.extrnal.ssl.client.auth=required", "num.io.threads=32", "num.network.threads=3", "background.threads=12"),
 		[]string{"KAFKA_HEAP_OPTS=-Xmx1G", "KAFKA_JMX_PORT=1", "KAFKA_PORT=tcp://10.0.0.1:9092", "KAFKA_PORT_9092_TCP_ADDR=10.0.0.1",
 			"KAFKA_SERVICE_HOST=10.0.0.1", "KAFKA_BROKER_SERVICE_PORT_TCP_KAFKA=9092", "KAFKA_UI_PORT=tcp://10.0.0.2:80", "PATH=/bin", "KAFKA_", "NONSENSE"}, nil, nil)
 	_, warnings := load(t, s)
@@ -292,7 +295,9 @@ func TestWarningsAreGathered(t *testing.T) {
 		{slog.LevelWarn, []string{"another.thing", "something.else"}},
 		{slog.LevelWarn, []string{"port", "zookeeper.connect"}},
 		{slog.LevelInfo, []string{"KAFKA_HEAP_OPTS", "KAFKA_JMX_PORT", "confluent.license"}},
-		{slog.LevelWarn, []string{"listener.name.plaintext.sasl.jaas.config", "ssl.keystore.location", "super.users"}},
+		{slog.LevelWarn, []string{"listener.name.plaintext.sasl.jaas.config", "ssl.keystore.location"}},
+		{slog.LevelWarn, []string{"super.users"}},
+		{slog.LevelWarn, []string{"listener.name.extrnal.ssl.client.auth"}},
 		{slog.LevelInfo, []string{"background.threads", "num.io.threads"}},
 	}
 	if len(warnings) != len(want) {

@@ -54,7 +54,13 @@ func isVendorKey(name string) bool {
 // authorizerKeys are read by Kafka's authorizer and are not in its table.
 var authorizerKeys = []string{"allow.everyone.if.no.acl.found", "super.users"}
 
-// securityOnly tells whether a key matters only with TLS, SASL or an authorizer, none of which can be in use here.
+// perListener tells whether the own value of a listener is in force for a key.
+func perListener(base string) bool {
+	return strings.HasPrefix(base, "ssl.") || strings.HasPrefix(base, "sasl.") || base == "connections.max.reauth.ms" ||
+		base == "max.connections" || base == "max.connection.creation.rate"
+}
+
+// securityOnly tells whether a key matters only with TLS, SASL or an authorizer.
 func securityOnly(name string) bool {
 	if base, ok := listenerBase(name); ok {
 		name = base

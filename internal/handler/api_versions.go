@@ -31,6 +31,7 @@ const maxSoftwareName = 128
 
 // connState is what the handlers remember of a connection.
 type connState struct {
+	session                   *session       // nil before the first request
 	software, softwareVersion string         // as the client says; "" if it does not
 	clientID                  string         // of the last request; Start's
 	burst                     []*produceCall // staged and not appended; Start's and Settle's

@@ -31,6 +31,7 @@ import (
 	"moldau/internal/metadata"
 	"moldau/internal/network"
 	"moldau/internal/partition"
+	"moldau/internal/security"
 	"moldau/internal/wire"
 )
 
@@ -40,6 +41,7 @@ type Options struct {
 	Cluster    *cluster.Cluster
 	Partitions *partition.Manager
 	Groups     *Groups
+	Security   *security.Security
 	Config     *config.Broker // start configuration
 	Log        *slog.Logger
 
@@ -137,7 +139,7 @@ func apiKey(r row) kmsg.ApiVersionsResponseApiKey {
 }
 
 // MaxFrameBytes implements network.Service.
-func (t *Table) MaxFrameBytes(key int16) int32 {
+func (t *Table) MaxFrameBytes(_ *network.Conn, key int16) int32 {
 	if r := t.rows[key]; r != nil && r.large {
 		return t.maxFrame
 	}
@@ -153,6 +155,13 @@ func (t *Table) Early(key int16) bool {
 // Start implements network.Service.
 func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
 	state := stateOf(c)
+	if state.session == nil {
+		s, err := t.openSession(c)
+		if err != nil {
+			return nil, err
+		}
+		state.session = s
+	}
 	h, body, err := wire.ParseRequestHeader(frame, state.clientID)
 	state.clientID = h.ClientID
 	r := t.rows[h.Key]
@@ -170,7 +179,7 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 	}
 	rc := requestContext{
 		conn: c, header: h, arrived: arrived,
-		listener: c.Listener(), principal: anonymous, host: c.Remote(),
+		listener: c.Listener(), principal: state.session.principal, host: c.Remote(),
 		row: r, table: t,
 	}
 	return r.start(t, rc, body)
@@ -230,9 +239,6 @@ func describePartitions(n int, first func() string) slog.Attr {
 	}
 	return slog.Group("", slog.String("partition", first()), slog.Int("partitions", n))
 }
-
-// anonymous is the principal of a connection without authentication.
-const anonymous = "User:ANONYMOUS"
 
 // Resource types and operations as in Kafka's ACLs.
 type (

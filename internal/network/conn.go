@@ -19,7 +19,8 @@ var pastDeadline = time.Unix(1, 0)
 type Conn struct {
 	srv           *Server
 	nc            *net.TCPConn
-	sock          // the platform's part
+	sock                   // the platform's part
+	tls           *secured // nil on a listener without TLS
 	id            uint64
 	listener      string
 	local, remote netip.AddrPort
@@ -35,6 +36,7 @@ type Conn struct {
 	in         inbox     // the reader's
 	gone       bool      // the reader's: the peer has closed its side
 	staged     bool      // the reader's: calls behind settled are in the queue
+	opaque     bool      // the reader's: see SetRaw
 	writeUntil time.Time // the writer's: the write deadline in force
 	noSendfile bool      // the writer's: the platform refused it
 	planned    time.Time // the writer's: when the answer that leaves now was ready
@@ -68,14 +70,17 @@ type started struct {
 }
 
 // newConn returns nil if the peer is gone already.
-func newConn(s *Server, listener string, nc *net.TCPConn) *Conn {
+func newConn(s *Server, l boundListener, nc *net.TCPConn) *Conn {
 	c := &Conn{
-		srv: s, nc: nc, id: s.lastID.Add(1), listener: listener,
+		srv: s, nc: nc, id: s.lastID.Add(1), listener: l.name,
 		local: addrPort(nc.LocalAddr()), remote: addrPort(nc.RemoteAddr()),
 		opened: time.Now(), turn: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if !c.remote.IsValid() || c.initSock() != nil {
 		return nil
+	}
+	if l.tls != nil {
+		c.secure(l.tls)
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c
@@ -100,6 +105,13 @@ func (c *Conn) State() any { return c.state }
 
 // SetState fills the slot.
 func (c *Conn) SetState(state any) { c.state = state }
+
+// RawKey is the API key of the frames of a connection in raw mode.
+const RawKey int16 = -1
+
+// SetRaw says whether the frames that follow are opaque bytes after their length, without a request header. Called only
+// from Start.
+func (c *Conn) SetRaw(raw bool) { c.opaque = raw }
 
 // Why a reader ended, besides errors of the socket.
 var (
@@ -127,13 +139,17 @@ func (e *refusedError) Error() string { return e.err.Error() }
 // run is the reader's life. When it returns, the socket is closed, every Call is released
 // and no goroutine of the connection is left.
 func (c *Conn) run() {
-	err := c.read()
+	err := c.handshake()
+	if err == nil {
+		err = c.read()
+	}
 	reason := c.logEnd(err)
 	if reason == "client" || reason == "idle" || reason == "slow" {
 		c.gone = true
 		c.cancel() // nobody waits for what is parked
 	}
 	c.drainCalls()
+	c.goodbye()
 	c.fail(reason, nil)
 	c.in.drop()
 	c.srv.metrics.closed.WithLabelValues(c.reason).Inc() // no lock: the last goroutine
@@ -159,6 +175,7 @@ func (c *Conn) logEnd(err error) (reason string) {
 	log := c.srv.opt.Log.With("listener", c.listener, "peer", c.remote)
 	var frame *frameError
 	var refused *refusedError
+	var shake *handshakeError
 	switch {
 	case errors.Is(err, errStopped):
 		return "shutdown" // unless fail has given another already
@@ -170,6 +187,11 @@ func (c *Conn) logEnd(err error) (reason string) {
 			log.Warn("closing: a request arrives too slowly", "claimedBytes", c.in.claimed(), "receivedBytes", c.in.received(), "suppressed", n)
 		}
 		return "slow"
+	case errors.As(err, &shake):
+		if n, ok := c.srv.badFrames.allow(); ok {
+			log.Warn("closing: TLS handshake failed", "cause", handshakeCause(err), "error", err, "suppressed", n)
+		}
+		return "handshake"
 	case errors.As(err, &frame):
 		if n, ok := c.srv.badFrames.allow(); ok {
 			attrs := []any{"claimedBytes", frame.claimed, "limitBytes", frame.limit, "suppressed", n}

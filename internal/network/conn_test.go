@@ -144,7 +144,7 @@ func TestHalfCloseGetsItsAnswers(t *testing.T) {
 		all = append(all, request(keyProduce, int32(i), make([]byte, 2000))...)
 	}
 	send(t, nc, all)
-	_ = nc.(*net.TCPConn).CloseWrite()
+	_ = nc.(interface{ CloseWrite() error }).CloseWrite()
 	for i := range 50 {
 		expect(t, nc, int32(i))
 	}
@@ -419,7 +419,7 @@ func (c *pooledCall) Describe() []slog.Attr      { return nil }
 func (c *pooledCall) Release()                   { c.s.pool.Put(c) }
 
 func (s *pooledService) Settle(*Conn)              {}
-func (s *pooledService) MaxFrameBytes(int16) int32 { return 1 << 20 }
+func (s *pooledService) MaxFrameBytes(*Conn, int16) int32 { return 1 << 20 }
 func (s *pooledService) Early(int16) bool          { return true }
 func (s *pooledService) Start(context.Context, *Conn, []byte, time.Time) (Call, error) {
 	c, _ := s.pool.Get().(*pooledCall)

@@ -15,6 +15,10 @@
 // A burst are the requests that came with one recv, as far as they may start together. The service may put off a part of
 // their work until Settle, which the reader calls before it waits for anything; until then they are not the writer's.
 //
+// TLS is laid between the socket and all of this: see tls.go. What is above here sees no difference, but that nothing goes
+// by sendfile: regions are copied into pooled buffers, encrypted in records of 16 KiB, and sent up to 128 KiB at a time. Where a region was
+// not in the page cache, the cold queue has read it before its fetch was answered, as without TLS.
+//
 // Invariants:
 //  1. Responses leave in the order in which their requests arrived.
 //  2. A request starts only when every earlier response of its connection has been handed to
@@ -28,7 +32,7 @@
 //     and for one frame at a time that may overdraw; so partly received frames cannot block
 //     one another for ever. A frame that comes slower than minFrameRate loses its connection.
 //  6. After a part of a response has left, it is completed or the connection is closed.
-//  7. An idle connection holds no buffer.
+//  7. An idle connection holds no buffer; crypto/tls itself keeps one for a record, up to 17 KiB, once it has received one of that size.
 //
 // Stage times, as Kafka's RequestMetrics, from six instants of a request:
 //

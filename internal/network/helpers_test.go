@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -124,7 +125,7 @@ func (s *fakeService) fail(text string) {
 	s.mu.Unlock()
 }
 
-func (s *fakeService) MaxFrameBytes(key int16) int32 {
+func (s *fakeService) MaxFrameBytes(_ *Conn, key int16) int32 {
 	switch key {
 	case keyProduce:
 		return 64 << 20
@@ -152,7 +153,7 @@ func (s *fakeService) Early(key int16) bool { return s.early && key == keyProduc
 
 func (s *fakeService) Start(_ context.Context, c *Conn, frame []byte, arrived time.Time) (Call, error) {
 	key := int16(binary.BigEndian.Uint16(frame))
-	if int64(len(frame)) > int64(s.MaxFrameBytes(key)) || len(frame) < minFrame || arrived.IsZero() {
+	if int64(len(frame)) > int64(s.MaxFrameBytes(c, key)) || len(frame) < minFrame || arrived.IsZero() {
 		s.fail("Start called with a frame beyond the limit")
 	}
 	call := &fakeCall{srv: s, corr: int32(binary.BigEndian.Uint32(frame[4:])), frame: frame, sum: checksum(frame)}
@@ -245,6 +246,9 @@ func serve(t testing.TB, svc *fakeService, change ...func(*Options)) *harness {
 	for _, f := range change {
 		f(&opt)
 	}
+	if *overTLS && opt.Listeners[0].TLS == nil {
+		overTLSListener(t)(&opt)
+	}
 	s, err := Listen(opt)
 	if err != nil {
 		t.Fatal(err)
@@ -261,6 +265,16 @@ func serve(t testing.TB, svc *fakeService, change ...func(*Options)) *harness {
 }
 
 func (h *harness) dial() net.Conn {
+	h.t.Helper()
+	if config := h.opt.Listeners[0].TLS; config != nil {
+		pool := x509.NewCertPool()
+		pool.AddCert(config.Certificates[0].Leaf)
+		return dialTLS(h.t, h, pool)
+	}
+	return h.dialPlain()
+}
+
+func (h *harness) dialPlain() net.Conn {
 	h.t.Helper()
 	nc, err := net.Dial("tcp", h.Addrs()[0].Addr.String())
 	if err != nil {

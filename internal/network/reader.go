@@ -81,7 +81,7 @@ func (c *Conn) read() error {
 
 // begin starts the request in frame when its turn has come, and takes over the reference on buf.
 func (c *Conn) begin(frame []byte, buf *slab) error {
-	key := int16(binary.BigEndian.Uint16(frame))
+	key := c.keyOf(frame)
 	arrived := c.in.arrived
 	if err := c.admit(key, int64(len(frame))); err != nil {
 		buf.unref()
@@ -94,9 +94,12 @@ func (c *Conn) begin(frame []byte, buf *slab) error {
 		c.inflight--
 		c.inflightBytes -= int64(len(frame))
 		c.mu.Unlock()
-		version := int16(binary.BigEndian.Uint16(frame[2:]))
+		refused := &refusedError{key: key, err: err}
+		if !c.opaque {
+			refused.version = int16(binary.BigEndian.Uint16(frame[2:]))
+		}
 		buf.unref()
-		return &refusedError{key: key, version: version, err: err}
+		return refused
 	}
 	if call == nil {
 		panic("BUG: Service.Start returned neither a Call nor an error")
@@ -196,13 +199,24 @@ func (c *Conn) next() ([]byte, *slab, error) {
 func (c *Conn) checkSize(p []byte) (int, error) {
 	size := int64(int32(binary.BigEndian.Uint32(p)))
 	limit := int64(c.srv.opt.MaxRequestBytes)
-	if len(p) >= sizeBytes+2 && size >= minFrame && size <= limit {
-		limit = min(limit, int64(c.srv.opt.Service.MaxFrameBytes(int16(binary.BigEndian.Uint16(p[sizeBytes:])))))
+	least := int64(minFrame)
+	if c.opaque {
+		least, limit = 0, min(limit, int64(c.srv.opt.Service.MaxFrameBytes(c, RawKey)))
+	} else if len(p) >= sizeBytes+2 && size >= minFrame && size <= limit {
+		limit = min(limit, int64(c.srv.opt.Service.MaxFrameBytes(c, c.keyOf(p[sizeBytes:]))))
 	}
-	if size < minFrame || size > limit {
+	if size < least || size > limit {
 		return 0, &frameError{claimed: size, limit: limit, looksLike: looksLike(p)}
 	}
 	return int(size), nil
+}
+
+// keyOf is the API of a frame.
+func (c *Conn) keyOf(frame []byte) int16 {
+	if c.opaque {
+		return RawKey
+	}
+	return int16(binary.BigEndian.Uint16(frame))
 }
 
 // looksLike names the protocol whose first bytes were taken for a size.
@@ -388,7 +402,7 @@ func (c *Conn) nextLarge(size int) ([]byte, *slab, error) {
 // readInto receives at least a byte, with the buffer in hand.
 func (c *Conn) readInto(p []byte) (int, error) {
 	for {
-		n, err := c.nc.Read(p)
+		n, err := c.recv(p)
 		if n > 0 {
 			c.received(n)
 			return n, nil
@@ -397,6 +411,14 @@ func (c *Conn) readInto(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+}
+
+// recv waits for at least a byte.
+func (c *Conn) recv(p []byte) (int, error) {
+	if c.tls != nil {
+		return c.tls.Read(p)
+	}
+	return c.nc.Read(p)
 }
 
 func (c *Conn) received(n int) {

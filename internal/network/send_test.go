@@ -48,8 +48,18 @@ func testFiles(t *testing.T, data []byte) map[string]vfs.File {
 func TestRegionsArriveByteExact(t *testing.T) {
 	data := make([]byte, 9<<20)
 	rand.New(rand.NewSource(1)).Read(data)
+	type transport struct {
+		name   string
+		file   vfs.File
+		change []func(*Options)
+	}
+	var all []transport
 	for name, file := range testFiles(t, data) {
-		t.Run(name, func(t *testing.T) {
+		all = append(all, transport{name, file, nil}, transport{name + " over TLS", file, []func(*Options){overTLSListener(t)}})
+	}
+	for _, way := range all {
+		file := way.file
+		t.Run(way.name, func(t *testing.T) {
 			for seed := int64(1); seed <= 4; seed++ {
 				rnd := rand.New(rand.NewSource(seed))
 				svc := &fakeService{early: true}
@@ -78,7 +88,7 @@ func TestRegionsArriveByteExact(t *testing.T) {
 					want <- body
 					return nil
 				}
-				h := serve(t, svc)
+				h := serve(t, svc, way.change...)
 				nc := h.dial()
 				const n = 6
 				for i := range n {

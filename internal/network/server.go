@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,9 +30,10 @@ const (
 // Listener is one address to listen on. Host "localhost" means 127.0.0.1 and ::1, an empty
 // host every interface; port 0 lets the system choose.
 type Listener struct {
-	Name       string // as in Kafka's listeners, for example PLAINTEXT or INTERNAL
-	Addr       string // host:port
-	Advertised string // for the layer above; not used here
+	Name       string      // as in Kafka's listeners, for example PLAINTEXT or INTERNAL
+	Addr       string      // host:port
+	Advertised string      // for the layer above; not used here
+	TLS        *tls.Config // nil: none. Its GetConfigForClient may choose another for each connection
 }
 
 // Options of a server. Service is required; the zero value of everything else is a default.
@@ -76,6 +78,8 @@ type Server struct {
 	refusals  logLimit
 	slow      logLimit
 
+	handshakes chan struct{} // what is in it is calculating a TLS handshake
+
 	mu          sync.Mutex // guards the following
 	closing     bool
 	served      bool
@@ -93,6 +97,7 @@ type boundListener struct {
 	name string
 	ln   *net.TCPListener
 	addr netip.AddrPort
+	tls  *tls.Config
 }
 
 // Listen binds every listener and accepts nothing yet, so that a busy port is an error before
@@ -113,7 +118,7 @@ func Listen(opt Options) (*Server, error) {
 	s := &Server{
 		opt: opt, mem: mem, quit: make(chan struct{}),
 		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int), perListener: make(map[string]int), paces: make(map[string]*pacer),
-		limits: NoLimits(),
+		limits: NoLimits(), handshakes: make(chan struct{}, handshakeSlots()),
 	}
 	if opt.Limits != nil {
 		s.limits = *opt.Limits
@@ -123,6 +128,9 @@ func Listen(opt Options) (*Server, error) {
 		if err != nil {
 			s.closeListeners()
 			return nil, err
+		}
+		for i := range bound {
+			bound[i].tls = l.TLS
 		}
 		s.listeners = append(s.listeners, bound...)
 		s.paces[l.Name] = new(pacer)
@@ -260,7 +268,7 @@ func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) 
 	if s.opt.RecvBuffer > 0 {
 		_ = nc.SetReadBuffer(s.opt.RecvBuffer)
 	}
-	c := newConn(s, l.name, nc)
+	c := newConn(s, l, nc)
 	if c == nil {
 		return false // reset before we looked
 	}

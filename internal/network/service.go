@@ -11,8 +11,8 @@ import (
 // Service is the layer above. Its methods are called concurrently for different connections.
 type Service interface {
 	// MaxFrameBytes is the largest frame of this API, without its four size bytes. A larger
-	// claim closes the connection. Called before the frame is read.
-	MaxFrameBytes(apiKey int16) int32
+	// claim closes the connection. Called in the connection's reader, before the frame is read.
+	MaxFrameBytes(c *Conn, apiKey int16) int32
 	// Early reports whether a request may start while earlier ones of the same key on its
 	// connection are unanswered.
 	Early(apiKey int16) bool

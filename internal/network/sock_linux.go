@@ -20,6 +20,7 @@ type sock struct {
 	raw                            syscall.RawConn
 	onReadable, onHangup, onRegion func(fd uintptr) bool
 
+	fd      int  // of the socket, while onReadable runs
 	recvN   int  // results of onReadable
 	starved bool //
 	recvErr error
@@ -51,25 +52,54 @@ func (c *Conn) readable(fd uintptr) bool {
 		c.starved = true
 		return true
 	}
+	c.fd = int(fd)
+	n, err := c.take(s.buf[have:])
+	switch {
+	case n > 0:
+		c.in.put(s, have+n)
+		c.recvN = n
+		return true
+	case errors.Is(err, errNotReady):
+		s.unref()
+		return false
+	}
+	s.unref()
+	c.recvErr = err
+	return true
+}
+
+// take gets what there is, without waiting.
+func (c *Conn) take(p []byte) (n int, err error) {
+	if c.tls == nil {
+		return c.recvNow(p)
+	}
+	c.tls.link.now = true
+	defer func() { c.tls.link.now = false }()
+	for n < len(p) {
+		var k int
+		k, err = c.tls.Read(p[n:])
+		if n += k; k < recordBytes {
+			break // a record that is not full ends what the client had to say
+		}
+	}
+	return n, err
+}
+
+// recvNow reads what the socket has.
+func (c *Conn) recvNow(p []byte) (int, error) {
 	for {
-		n, err := unix.Read(int(fd), s.buf[have:])
+		n, err := unix.Read(c.fd, p)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err == unix.EAGAIN:
-			s.unref()
-			return false
+			return 0, errNotReady
 		case err != nil:
-			s.unref()
-			c.recvErr = os.NewSyscallError("read", err)
+			return 0, os.NewSyscallError("read", err)
 		case n == 0:
-			s.unref()
-			c.recvErr = io.EOF
-		default:
-			c.in.put(s, have+n)
-			c.recvN = n
+			return 0, io.EOF
 		}
-		return true
+		return n, nil
 	}
 }
 

@@ -26,7 +26,7 @@ func (c *Conn) recvIdle() (n int, starved bool, err error) {
 	if !c.needsSlab() {
 		room = min(room, smallBytes-(c.in.w-c.in.r)) // so that a small buffer will do
 	}
-	n, err = c.nc.Read(c.peek[:room])
+	n, err = c.recv(c.peek[:room])
 	if n == 0 {
 		return 0, false, err
 	}
@@ -40,6 +40,11 @@ func (c *Conn) recvIdle() (n int, starved bool, err error) {
 	}
 	c.in.put(s, have+copy(s.buf[have:], c.peek[:n]))
 	return n, false, nil
+}
+
+// recvNow is Linux's.
+func (c *Conn) recvNow([]byte) (int, error) {
+	panic("BUG: nobody asks for what the socket has at once")
 }
 
 // awaitTurn waits for a signal, and for until if it is set. mu is held, and released.

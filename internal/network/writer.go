@@ -112,6 +112,7 @@ func (c *Conn) write(mayPark bool) bool {
 			c.flush(out)
 		}
 		if reply.CloseAfter {
+			c.goodbye()
 			c.fail("reply", nil)
 		}
 	}
@@ -264,6 +265,9 @@ func (o *outbox) stamp(now time.Time) {
 }
 
 func (c *Conn) sendVec(out *outbox) error {
+	if c.tls != nil {
+		return c.sendSealed(out)
+	}
 	out.vec = out.bufs
 	var sent int64
 	defer func() { c.srv.metrics.bytesOut.Add(float64(sent)) }()

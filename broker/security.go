@@ -1,0 +1,89 @@
+package broker
+
+import (
+	"net"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"moldau/internal/config"
+	"moldau/internal/security"
+)
+
+// lookAgain is how often files of keys and certificates are looked at. Kubernetes takes a minute to bring a changed secret.
+const lookAgain = 5 * time.Second
+
+// openSecurity reads keys and certificates of all listeners.
+func (b *Broker) openSecurity() (err error) {
+	var auto *security.Authority
+	if b.o.Config.Text("moldau.tls") == "auto" {
+		var names []string
+		for _, l := range b.o.Config.Listeners() {
+			names = append(names, l.Host, l.AdvertisedHost)
+		}
+		auto = security.OpenAuthority(filepath.Join(filepath.FromSlash(b.metaDir), "tls"), names)
+	}
+	b.security, err = security.New(b.o.Config, auto)
+	return err
+}
+
+// watchSecurity puts changed files in force.
+func (b *Broker) watchSecurity() {
+	if !slices.ContainsFunc(b.o.Config.Listeners(), func(l config.Listener) bool { return l.Protocol.TLS() }) {
+		return
+	}
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			b.reloadSecurity()
+		case <-b.life.Done():
+			return
+		}
+	}
+}
+
+func (b *Broker) reloadSecurity() {
+	for _, c := range b.security.Reload() {
+		if c.Err != nil {
+			b.log.Error("changed keys or certificates cannot be used; those read before stay in force", "listener", c.Listener, "error", c.Err)
+			continue
+		}
+		b.log.Info("new connections see another certificate", "listener", c.Listener, "subject", c.Subject, "notAfter", c.NotAfter.Format(time.RFC3339))
+	}
+}
+
+// tellClients says what clients need to trust a certificate that the broker has made itself.
+func (b *Broker) tellClients() {
+	ca := b.security.CAFile()
+	if ca == "" {
+		return
+	}
+	if abs, err := filepath.Abs(ca); err == nil {
+		ca = abs
+	}
+	for _, l := range b.o.Config.Listeners() {
+		if !l.Protocol.TLS() {
+			continue
+		}
+		port := l.Port
+		for _, a := range b.net.Addrs() {
+			if a.Name == l.Name {
+				port = int(a.Addr.Port())
+			}
+		}
+		host := l.Host
+		if l.AdvertisedHost != "" {
+			host, port = l.AdvertisedHost, l.AdvertisedPort
+		}
+		if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+			host = "localhost"
+		}
+		b.log.Info("clients of listener "+l.Name+" need the broker's CA, "+ca+"; the Java ones as client.properties",
+			"java", "bootstrap.servers="+net.JoinHostPort(host, strconv.Itoa(port))+" security.protocol="+string(l.Protocol)+" ssl.truststore.type=PEM ssl.truststore.location="+ca,
+			"librdkafka", "bootstrap.servers="+net.JoinHostPort(host, strconv.Itoa(port))+" security.protocol="+string(l.Protocol)+" ssl.ca.location="+ca,
+			"go", "kgo.DialTLSConfig(&tls.Config{RootCAs: pool}) with pool.AppendCertsFromPEM of the file")
+	}
+}

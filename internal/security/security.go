@@ -1,0 +1,103 @@
+package security
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+
+	"moldau/internal/config"
+)
+
+// Security is how the listeners of a broker know their clients. Safe for concurrent use.
+type Security struct {
+	auto      *Authority
+	listeners map[string]*listener
+	order     []string // their names
+}
+
+// listener is one listener's part.
+type listener struct {
+	protocol config.Protocol
+	tls      *credentials // nil: without TLS
+	rules    rules        // of certificates' names
+}
+
+// New reads what the listeners of c need. auto makes the certificate of listeners that have none of their own; nil: nobody does.
+// The error lists every problem.
+func New(c *config.Broker, auto *Authority) (*Security, error) {
+	s := &Security{auto: auto, listeners: map[string]*listener{}}
+	var errs []error
+	for _, x := range c.Listeners() {
+		l, err := newListener(c.OfListener(x.Name), x.Protocol, auto)
+		errs = append(errs, err)
+		s.listeners[x.Name] = l
+		s.order = append(s.order, x.Name)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newListener(c config.ListenerConfig, p config.Protocol, auto *Authority) (*listener, error) {
+	l := &listener{protocol: p}
+	if !p.TLS() {
+		return l, nil
+	}
+	var errs []error
+	var err error
+	if l.rules, err = parseRules(c.Text("ssl.principal.mapping.rules")); err != nil {
+		errs = append(errs, c.Fault("ssl.principal.mapping.rules", err.Error()))
+	}
+	l.tls = &credentials{conf: c, proto: p, auto: auto}
+	now, err := l.tls.load()
+	if err == nil {
+		l.tls.current.Store(now)
+	}
+	return l, errors.Join(append(errs, err)...)
+}
+
+// TLS is what the handshakes of a listener need, nil for one without. New certificates come into force in it by Reload.
+func (s *Security) TLS(name string) *tls.Config {
+	if l := s.listeners[name]; l != nil && l.tls != nil {
+		return l.tls.serve()
+	}
+	return nil
+}
+
+// Principal is that of a client of a listener without SASL: the one that its certificate stands for, if it has shown
+// any, else Anonymous. An error means that the client may not come in.
+func (s *Security) Principal(name string, cert *x509.Certificate) (string, error) {
+	l := s.listeners[name]
+	if l == nil || cert == nil {
+		return Anonymous, nil
+	}
+	return l.rules.principal(cert)
+}
+
+// Reload looks whether the files of keys and certificates have changed, and puts what has in force: handshakes to come use it,
+// connections that are open go on. It returns what it found.
+func (s *Security) Reload() []Change {
+	var out []Change
+	for _, name := range s.order {
+		l := s.listeners[name]
+		if l.tls == nil {
+			continue
+		}
+		if ch, ok := l.tls.reload(); ok {
+			ch.Listener = name
+			out = append(out, ch)
+		}
+	}
+	return out
+}
+
+// CAFile is the file that clients need to trust certificates made by the broker itself, "" where it makes none.
+func (s *Security) CAFile() string {
+	for _, l := range s.listeners {
+		if l.tls != nil && l.tls.auto != nil && !l.tls.conf.IsSet("ssl.keystore.location") && !l.tls.conf.IsSet("ssl.keystore.key") {
+			return s.auto.CAFile()
+		}
+	}
+	return ""
+}
