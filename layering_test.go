@@ -43,7 +43,7 @@ internal/lag:                 internal/wire internal/storage internal/partition 
 broker:                       *
 broker/brokertest:            *
 internal/bench:               internal/record
-internal/cli:                 internal/config internal/vfs internal/record internal/wire internal/storage internal/bench
+internal/cli:                 internal/config internal/security internal/vfs internal/record internal/wire internal/storage internal/bench
 cmd/moldau:                   broker internal/cli
 `
 

@@ -1,7 +1,11 @@
 package broker
 
 import (
+	"fmt"
+	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -24,13 +28,16 @@ func (b *Broker) openSecurity() (err error) {
 		}
 		auto = security.OpenAuthority(filepath.Join(filepath.FromSlash(b.metaDir), "tls"), names)
 	}
-	b.security, err = security.New(b.o.Config, auto)
-	return err
+	if b.security, err = security.New(b.o.Config, auto); err != nil {
+		return err
+	}
+	b.reloadKeys()
+	return nil
 }
 
 // watchSecurity puts changed files in force.
 func (b *Broker) watchSecurity() {
-	if !slices.ContainsFunc(b.o.Config.Listeners(), func(l config.Listener) bool { return l.Protocol.TLS() }) {
+	if !slices.ContainsFunc(b.o.Config.Listeners(), func(l config.Listener) bool { return l.Protocol != config.Plaintext }) {
 		return
 	}
 	tick := time.NewTicker(lookAgain)
@@ -39,6 +46,7 @@ func (b *Broker) watchSecurity() {
 		select {
 		case <-tick.C:
 			b.reloadSecurity()
+			b.reloadKeys()
 		case <-b.life.Done():
 			return
 		}
@@ -53,6 +61,41 @@ func (b *Broker) reloadSecurity() {
 		}
 		b.log.Info("new connections see another certificate", "listener", c.Listener, "subject", c.Subject, "notAfter", c.NotAfter.Format(time.RFC3339))
 	}
+}
+
+// reloadKeys looks for the keys that tokens are signed with. A provider that does not answer keeps nobody from starting.
+func (b *Broker) reloadKeys() {
+	for _, c := range b.security.ReloadKeys(time.Now(), fetchDocument) {
+		if c.Err != nil {
+			b.log.Error("the keys of tokens cannot be read; those read before stay in force, and it is tried again", "listener", c.Listener, "source", c.Subject, "error", c.Err)
+			continue
+		}
+		b.log.Info("keys of tokens read", "listener", c.Listener, "source", c.Subject)
+	}
+}
+
+const (
+	fetchTime  = 10 * time.Second
+	fetchBytes = 1 << 20
+)
+
+// fetchDocument is a security.Fetch.
+func fetchDocument(u *url.URL) ([]byte, error) {
+	c := http.Client{Timeout: fetchTime, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	defer c.CloseIdleConnections()
+	resp, err := c.Get(u.String())
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", u.Redacted(), resp.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, fetchBytes+1))
+	if err == nil && len(data) > fetchBytes {
+		err = fmt.Errorf("%s has more than %d bytes", u.Redacted(), fetchBytes)
+	}
+	return data, err
 }
 
 // tellClients says what clients need to trust a certificate that the broker has made itself.

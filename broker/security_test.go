@@ -34,11 +34,20 @@ func secure(t *testing.T, dir string, flags map[string]string, properties ...str
 	b, err := broker.Start(within(t), broker.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), PoisonBuffers: true})
 	must(t, err)
 	t.Cleanup(func() {
-		if err := b.Abort(); err != nil {
-			t.Error(err)
+		if !log.stopped {
+			stop(t, b, log)
 		}
 	})
 	return b, log
+}
+
+// stop stops such a broker before the test ends.
+func stop(t *testing.T, b *broker.Broker, log *lockedBuffer) {
+	t.Helper()
+	log.stopped = true
+	if err := b.Abort(); err != nil {
+		t.Error(err)
+	}
 }
 
 // pool holds the certificates of a file.
@@ -132,6 +141,8 @@ func TestCertificateReplacedUnderLoad(t *testing.T) {
 type lockedBuffer struct {
 	mu  sync.Mutex // guards buf
 	buf bytes.Buffer
+
+	stopped bool // the broker; the test's
 }
 
 func (b *lockedBuffer) Write(p []byte) (int, error) {

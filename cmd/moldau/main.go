@@ -21,6 +21,11 @@ func main() {
 		}
 		return adopted(done, ask.DryRun), nil
 	}
+	app.AddUser = func(ctx context.Context, ask cli.AddUser, f cli.ServerFlags) error {
+		o := runOptions(app, f)
+		o.LogLevel = "warn"
+		return broker.AddUser(ctx, broker.AddUserOptions{RunOptions: o, Name: ask.Name, Password: ask.Password, Mechanisms: ask.Mechanisms, Iterations: ask.Iterations})
+	}
 	os.Exit(cli.Main(app, os.Args[1:]))
 }
 

@@ -51,6 +51,8 @@ type App struct {
 	// Command is a further process of this program. Optional.
 	Command func(args ...string) *exec.Cmd
 
+	// AddUser gives a user of the stopped broker that flags describe a password. Optional.
+	AddUser func(ctx context.Context, ask AddUser, flags ServerFlags) error
 	// RunServer runs a broker until ctx ends, drains it and returns. Optional.
 	RunServer func(ctx context.Context, flags ServerFlags) error
 	// AdoptDir brings partition directories into the metadata of the stopped broker
@@ -160,6 +162,8 @@ type command struct {
 	bootstrap string
 	output    string
 	timeout   time.Duration
+
+	commandConfig string // file of client properties
 }
 
 func newRoot(app *App) *cobra.Command {
@@ -189,13 +193,15 @@ func newRoot(app *App) *cobra.Command {
 	f.StringVarP(&c.bootstrap, "bootstrap-server", "b", "",
 		"brokers to ask first, `HOST:PORT,...` (default $MOLDAU_BOOTSTRAP_SERVERS, then localhost:9092)")
 	f.StringVarP(&c.output, "output", "o", "text", "`FORMAT` of the output: text for people, json for programs")
+	f.StringVar(&c.commandConfig, "command-config", "",
+		"`FILE` of client properties for TLS and SASL, as of Kafka's tools (default $MOLDAU_COMMAND_CONFIG)")
 	f.DurationVar(&c.timeout, "timeout", 15*time.Second, "how long to wait for an answer to one question")
 	completeWith(root, "output", "text", "json")
 
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newDemo(c), newBench(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newUser(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newDemo(c), newBench(c))
 	return root
 }
 

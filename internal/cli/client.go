@@ -158,6 +158,9 @@ func (c *command) ping(ctx context.Context, cl *client) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
+	if told := notLetIn(err); told != nil {
+		return told
+	}
 	return noBroker(ctx, c.seeds(), err)
 }
 
@@ -169,12 +172,19 @@ func mayAnswerYet(err error) bool {
 
 func (c *command) newClient(opts ...kgo.Opt) (*client, error) {
 	seeds, dials := c.seeds(), &dialLog{timeout: min(c.timeout, 10*time.Second), dead: map[int32]string{}}
+	var secure clientConfig
+	if file := c.configFile(); file != "" {
+		var err error
+		if secure, err = readClientConfig(file); err != nil {
+			return nil, err
+		}
+	}
+	opts = append(secure.options(dials.dial), opts...)
 	kcl, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(seeds...),
 		kgo.ClientID("moldau-cli"),
 		kgo.SoftwareNameAndVersion("moldau-cli", "1"),
 		kgo.WithHooks(dials),
-		kgo.Dialer(dials.dial),
 		kgo.RetryTimeout(c.timeout),
 		kgo.DisableClientMetrics(),
 	}, opts...)...)

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -152,8 +153,8 @@ func (p probed) failure() *failure {
 		f.cause, f.value = "the address cannot be reached", join(p.addr, networkReason(p.err))
 		f.help = "check address and network, or name another broker by -b HOST:PORT"
 	case listensTLS:
-		f.cause = "this port speaks TLS, which this version cannot"
-		f.help = "name a PLAINTEXT listener of the broker by -b HOST:PORT"
+		f.cause = "this port speaks TLS"
+		f.help = "give --command-config a file with security.protocol=SSL or SASL_SSL, or name a PLAINTEXT listener of the broker by -b HOST:PORT"
 	case listensHTTP:
 		f.cause = "this port speaks HTTP, not Kafka's protocol"
 		f.help = "it may be a broker's moldau.http.listener; clients connect to its listeners, by default localhost:9092"
@@ -162,6 +163,20 @@ func (p probed) failure() *failure {
 		f.help = "name a broker by -b HOST:PORT; 'moldau doctor' shows what listens where"
 	}
 	return f
+}
+
+// notLetIn explains an error that says that there is a broker, which does not take us for who we say we are, or we it; nil for others.
+func notLetIn(err error) error {
+	var known *failure
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, kerr.SaslAuthenticationFailed):
+		return &failure{cause: "the broker does not let this user in", value: oneLine(err), help: "check sasl.mechanism and sasl.jaas.config in --command-config", err: err}
+	case errors.Is(err, kerr.UnsupportedSaslMechanism), errors.Is(err, kerr.IllegalSaslState):
+		return &failure{cause: "the broker does not take this way to authenticate", value: oneLine(err), help: "check security.protocol and sasl.mechanism in --command-config", err: err}
+	}
+	return nil
 }
 
 // noBroker explains why none of the addresses answers.

@@ -33,7 +33,7 @@ func TestWhatIsNoBrokerIsSaid(t *testing.T) {
 		{nobody, "moldau: nothing listens on " + nobody + ": start a broker by 'moldau server', or name another by -b HOST:PORT\n"},
 		{"no-such-host.invalid:9092", "moldau: there is no host of this name (no-such-host.invalid): check the spelling in -b, or use its IP address\n"},
 		{plain.Listener.Addr().String(), "moldau: this port speaks HTTP, not Kafka's protocol (" + plain.Listener.Addr().String() + "): it may be a broker's moldau.http.listener"},
-		{secure.Listener.Addr().String(), "moldau: this port speaks TLS, which this version cannot (" + secure.Listener.Addr().String() + "): name a PLAINTEXT listener"},
+		{secure.Listener.Addr().String(), "moldau: this port speaks TLS (" + secure.Listener.Addr().String() + "): give --command-config a file"},
 		{echo, "moldau: what listens there does not speak Kafka's protocol (" + echo + "): name a broker"},
 		{closes, "moldau: what listens there does not speak Kafka's protocol (" + closes + "): name a broker"},
 		{silent, "moldau: what listens there does not speak Kafka's protocol (" + silent + "): name a broker"},

@@ -318,6 +318,15 @@ func (c *Cluster) UpdateFeatures(ctx context.Context, updates []controller.Featu
 	return wire.None, ""
 }
 
+// AlterScram changes the credentials of users.
+func (c *Cluster) AlterScram(ctx context.Context, alterations []controller.ScramAlteration) []controller.ScramResult {
+	names := func(i int) controller.ScramResult { return controller.ScramResult{User: alterations[i].User} }
+	set := func(r *controller.ScramResult, code wire.Code, message string) { r.Code, r.Message = code, message }
+	return results(ctx, c, len(alterations), names, set, func(im *metadata.Image) (controller.Plan, []controller.ScramResult) {
+		return controller.AlterScram(im, alterations)
+	})
+}
+
 func setTopic(r *controller.TopicResult, code wire.Code, message string) {
 	*r = controller.TopicResult{Name: r.Name, Code: code, Message: message}
 }

@@ -9,6 +9,7 @@ import (
 	"moldau/internal/coordinator/group"
 	"moldau/internal/partition"
 	"moldau/internal/record"
+	"moldau/internal/security"
 	"moldau/internal/storage"
 	"moldau/internal/wire"
 )
@@ -66,6 +67,10 @@ func codeOf(err error) wire.Code {
 	var large *partition.TooLargeError
 	if errors.As(err, &large) {
 		return wire.MessageTooLarge
+	}
+	var refusal *security.Refusal
+	if errors.As(err, &refusal) {
+		return wire.SaslAuthenticationFailed
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.err) {

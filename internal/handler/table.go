@@ -16,6 +16,7 @@ package handler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -50,15 +51,17 @@ type Options struct {
 
 // Table serves requests. Safe for concurrent use.
 type Table struct {
-	o        Options
-	rows     map[int16]*row
-	apis     []kmsg.ApiVersionsResponseApiKey // what ApiVersions advertises, by key
-	decoder  wire.Decoder
-	sessions *sessions
-	refused  refusals
-	pools    pools
-	maxFrame int32 // socket.request.max.bytes
-	current  atomic.Pointer[resolved]
+	o           Options
+	rows        map[int16]*row
+	apis        []kmsg.ApiVersionsResponseApiKey // what ApiVersions advertises, by key
+	decoder     wire.Decoder
+	sessions    *sessions
+	refused     refusals
+	pools       pools
+	maxFrame    int32         // socket.request.max.bytes
+	maxProof    int32         // sasl.server.max.receive.size
+	failedDelay time.Duration // connection.failed.authentication.delay.ms
+	current     atomic.Pointer[resolved]
 }
 
 // row is one API.
@@ -96,7 +99,7 @@ func rows() []row {
 		{key: kmsg.SyncGroup, min: 0, max: 5, needs: access{groupResource, opRead}, parks: forMembers, start: answer(syncGroup)},
 		{key: kmsg.DescribeGroups, min: 0, max: 6, needs: access{groupResource, opDescribe}, start: answer(describeGroups)},
 		{key: kmsg.ListGroups, min: 0, max: 5, needs: access{clusterResource, opDescribe}, start: answer(listGroups)},
-		{key: kmsg.SASLHandshake, min: 0, max: 1, start: answer(saslHandshake)},
+		{key: kmsg.SASLHandshake, min: 0, max: 1, start: startSASLHandshake},
 		{key: kmsg.ApiVersions, min: 0, max: 4, start: startAPIVersions},
 		{key: kmsg.CreateTopics, min: 2, max: 7, needs: access{topicResource, opCreate}, start: answer(createTopics)},
 		{key: kmsg.DeleteTopics, min: 1, max: 6, needs: access{topicResource, opDelete}, start: answer(deleteTopics)},
@@ -106,12 +109,15 @@ func rows() []row {
 		{key: kmsg.DescribeConfigs, min: 1, max: 4, needs: access{topicResource, opDescribeConfigs}, start: answer(describeConfigs)},
 		{key: kmsg.AlterConfigs, min: 0, max: 2, needs: access{topicResource, opAlterConfigs}, start: answer(alterConfigs)},
 		{key: kmsg.DescribeLogDirs, min: 1, max: 5, needs: access{clusterResource, opDescribe}, start: answer(describeLogDirs)},
-		{key: kmsg.SASLAuthenticate, min: 0, max: 2, start: answer(saslAuthenticate)},
+		{key: kmsg.SASLAuthenticate, min: 0, max: 2, start: startSASLAuthenticate},
 		{key: kmsg.CreatePartitions, min: 0, max: 3, needs: access{topicResource, opAlter}, start: answer(createPartitions)},
 		{key: kmsg.DeleteGroups, min: 0, max: 2, needs: access{groupResource, opDelete}, start: answer(deleteGroups)},
 		{key: kmsg.IncrementalAlterConfigs, min: 0, max: 1, needs: access{topicResource, opAlterConfigs}, start: answer(incrementalAlterConfigs)},
 		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
 		{key: kmsg.OffsetDelete, min: 0, max: 0, needs: access{groupResource, opDelete}, start: answer(offsetDelete)},
+		{key: kmsg.DescribeClientQuotas, min: 0, max: 1, needs: access{clusterResource, opDescribeConfigs}, start: answer(describeClientQuotas)},
+		{key: kmsg.DescribeUserSCRAMCredentials, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(describeUserScramCredentials)},
+		{key: kmsg.AlterUserSCRAMCredentials, min: 0, max: 0, needs: access{clusterResource, opAlter}, start: answer(alterUserScramCredentials)},
 		{key: kmsg.UpdateFeatures, min: 0, max: 2, needs: access{clusterResource, opAlter}, start: answer(updateFeatures)},
 		{key: kmsg.DescribeCluster, min: 0, max: 2, needs: access{clusterResource, opDescribe}, start: answer(describeCluster)},
 		{key: kmsg.ConsumerGroupHeartbeat, min: 0, max: 1, needs: access{groupResource, opRead}, start: answer(consumerGroupHeartbeat)},
@@ -123,6 +129,7 @@ func rows() []row {
 // New builds the table.
 func New(o Options) *Table {
 	t := &Table{o: o, rows: map[int16]*row{}, refused: refusals{out: o.Log}, maxFrame: int32(o.Config.Int("socket.request.max.bytes"))}
+	t.maxProof, t.failedDelay = int32(o.Config.Int("sasl.server.max.receive.size")), o.Config.Millis("connection.failed.authentication.delay.ms")
 	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
 	for _, r := range rows() {
 		r.served = max(r.served, r.min)
@@ -139,7 +146,10 @@ func apiKey(r row) kmsg.ApiVersionsResponseApiKey {
 }
 
 // MaxFrameBytes implements network.Service.
-func (t *Table) MaxFrameBytes(_ *network.Conn, key int16) int32 {
+func (t *Table) MaxFrameBytes(c *network.Conn, key int16) int32 {
+	if t.unproven(c) {
+		return min(t.maxFrame, t.maxProof)
+	}
 	if r := t.rows[key]; r != nil && r.large {
 		return t.maxFrame
 	}
@@ -162,13 +172,19 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 		}
 		state.session = s
 	}
+	if state.session.phase == proving && c.Raw() {
+		return startRaw(t, c, frame, arrived)
+	}
 	h, body, err := wire.ParseRequestHeader(frame, state.clientID)
 	state.clientID = h.ClientID
 	r := t.rows[h.Key]
+	if err == nil {
+		err = state.session.allows(h.Key, arrived)
+	}
 	if r == nil && err == nil {
 		err = wire.ErrUnsupported
 	}
-	if r != nil && h.Key == kmsg.ApiVersions.Int16() {
+	if r != nil && h.Key == kmsg.ApiVersions.Int16() && !errors.Is(err, errUnproven) && !errors.Is(err, errExpired) {
 		err = nil // answered in any version, see startAPIVersions
 	}
 	if err == nil && h.Key != kmsg.ApiVersions.Int16() && (h.Version < r.served || h.Version > r.max) {

@@ -32,6 +32,7 @@ const valueVersion = 1
 //	ta/<topic id>/<chunk>      static: replicas, directories, reassignment
 //	ts/<topic id>/<chunk>      dynamic: leader, epochs, ISR, ELR, minimum ISR, flush policy
 //	c/<kind>/<name>            one resource's configuration
+//	u/<user>                   one user's SCRAM credentials
 //	pid                        first producer id of the next block
 const Prefix = "/moldau/1/"
 
@@ -48,6 +49,7 @@ const (
 	staticPrefix  = Prefix + "ta/"
 	dynamicPrefix = Prefix + "ts/"
 	configPrefix  = Prefix + "c/"
+	userPrefix    = Prefix + "u/"
 )
 
 // BrokerKey is the key of a broker's registration.
@@ -75,6 +77,9 @@ func DynamicPrefix(id wire.UUID) string { return dynamicPrefix + id.String() + "
 func ConfigKey(kind ConfigKind, name string) string {
 	return configPrefix + strconv.Itoa(int(kind)) + "/" + name
 }
+
+// UserKey is the key of a user's credentials.
+func UserKey(name string) string { return userPrefix + name }
 
 // maxChunk bounds the chunk numbers that are believed.
 const maxChunk = 1 << 11
@@ -485,6 +490,34 @@ func decodeConfig(value []byte) (map[string]string, error) {
 		c[k] = d.string()
 	}
 	return c, d.end()
+}
+
+// EncodeUser is the value of a user's key: at least one credential, by mechanism.
+func EncodeUser(cs []ScramCredential) []byte {
+	e := newEncoder()
+	e.count(len(cs))
+	for _, c := range cs {
+		e.int(int64(c.Mechanism))
+		e.int(int64(c.Iterations))
+		e.bytes(c.Salt)
+		e.bytes(c.StoredKey)
+		e.bytes(c.ServerKey)
+	}
+	return e
+}
+
+func decodeUser(value []byte) ([]ScramCredential, error) {
+	d := newDecoder(value)
+	n := d.count(5)
+	if d.err == nil && n == 0 {
+		d.fail("user without credentials")
+	}
+	var cs []ScramCredential
+	for range n {
+		cs = append(cs, ScramCredential{Mechanism: ScramMechanism(d.int(math.MinInt8, math.MaxInt8)), Iterations: d.int32(),
+			Salt: d.bytes(), StoredKey: d.bytes(), ServerKey: d.bytes()})
+	}
+	return cs, d.end()
 }
 
 // EncodeProducerID is the value of ProducerIDKey: the first id that is not allocated.

@@ -46,6 +46,7 @@ type Image struct {
 	drafts         []*Topic         // chunks without a record, by id
 	brokers        []*Broker        // by id
 	configs        map[configKey]map[string]string
+	users          map[string][]ScramCredential
 	nextProducerID int64
 }
 
@@ -63,6 +64,26 @@ const (
 	BrokerConfig ConfigKind = 4 // name "" is the default of all brokers
 	GroupConfig  ConfigKind = 32
 )
+
+// ScramMechanism is a SCRAM mechanism, with Kafka's number (KIP-554).
+type ScramMechanism int8
+
+// SCRAM mechanisms.
+const (
+	ScramSHA256 ScramMechanism = 1
+	ScramSHA512 ScramMechanism = 2
+)
+
+// ScramCredential is what is known of a user's password for one mechanism (RFC 5802). It is not the password, but whoever has it
+// can guess passwords as fast as he likes: it belongs in no log and no answer.
+type ScramCredential struct {
+	Mechanism                  ScramMechanism
+	Iterations                 int32
+	Salt, StoredKey, ServerKey []byte
+}
+
+// String shows nothing of a credential.
+func (c ScramCredential) String() string { return "[hidden]" }
 
 // Topic is one topic with all its partitions, by index.
 type Topic struct {
@@ -214,6 +235,12 @@ func (im *Image) Configs(kind ConfigKind) iter.Seq2[string, map[string]string] {
 	}
 }
 
+// ScramCredentials are those of a user by mechanism, nil if there are none.
+func (im *Image) ScramCredentials(user string) []ScramCredential { return im.users[user] }
+
+// ScramUsers are the names of all users with credentials, sorted.
+func (im *Image) ScramUsers() []string { return sortedKeys(im.users) }
+
 // FromSnapshot makes the Image of all keys under Prefix.
 func FromSnapshot(kvs []Change) (*Image, error) {
 	b := newBuilder(Empty())
@@ -256,6 +283,7 @@ type builder struct {
 	old     *Image
 	touched map[wire.UUID]*Topic
 	configs bool // im.configs is a copy
+	users   bool // im.users is a copy
 }
 
 func newBuilder(old *Image) *builder {
@@ -289,6 +317,9 @@ func (b *builder) change(c Change) error {
 	}
 	if rest, ok := strings.CutPrefix(c.Key, configPrefix); ok {
 		return b.config(rest, c)
+	}
+	if rest, ok := strings.CutPrefix(c.Key, userPrefix); ok {
+		return b.user(rest, c)
 	}
 	if rest, ok := strings.CutPrefix(c.Key, brokerPrefix); ok {
 		return b.broker(rest, c)
@@ -445,6 +476,18 @@ func (t *Topic) settle() (exists bool, err error) {
 	return true, nil
 }
 
+func (b *builder) user(name string, c Change) error {
+	if !b.users {
+		b.users = true
+		b.im.users = maps.Clone(b.im.users)
+		if b.im.users == nil {
+			b.im.users = map[string][]ScramCredential{}
+		}
+	}
+	delete(b.im.users, name)
+	return put(c, decodeUser, func(cs []ScramCredential) { b.im.users[name] = cs })
+}
+
 func (b *builder) config(rest string, c Change) error {
 	kind, name, found := strings.Cut(rest, "/")
 	n, err := strconv.ParseInt(kind, 10, 8)
@@ -532,6 +575,9 @@ func (b *builder) finish() (*Image, error) {
 	}
 	if len(im.configs) == 0 {
 		im.configs = nil
+	}
+	if len(im.users) == 0 {
+		im.users = nil
 	}
 	return &im, nil
 }

@@ -113,6 +113,9 @@ const RawKey int16 = -1
 // from Start.
 func (c *Conn) SetRaw(raw bool) { c.opaque = raw }
 
+// Raw reports what SetRaw has set.
+func (c *Conn) Raw() bool { return c.opaque }
+
 // Why a reader ended, besides errors of the socket.
 var (
 	errStopped = errors.New("stopped")        // quit was set; whoever set it gave the reason

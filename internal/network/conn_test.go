@@ -418,9 +418,9 @@ func (c *pooledCall) Wait(context.Context) Reply { return Reply{Pieces: c.s.answ
 func (c *pooledCall) Describe() []slog.Attr      { return nil }
 func (c *pooledCall) Release()                   { c.s.pool.Put(c) }
 
-func (s *pooledService) Settle(*Conn)              {}
+func (s *pooledService) Settle(*Conn)                     {}
 func (s *pooledService) MaxFrameBytes(*Conn, int16) int32 { return 1 << 20 }
-func (s *pooledService) Early(int16) bool          { return true }
+func (s *pooledService) Early(int16) bool                 { return true }
 func (s *pooledService) Start(context.Context, *Conn, []byte, time.Time) (Call, error) {
 	c, _ := s.pool.Get().(*pooledCall)
 	if c == nil {

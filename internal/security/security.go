@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"net/url"
+	"time"
 
 	"moldau/internal/config"
 )
@@ -20,6 +22,7 @@ type listener struct {
 	protocol config.Protocol
 	tls      *credentials // nil: without TLS
 	rules    rules        // of certificates' names
+	sasl     *sasl        // nil: without SASL
 }
 
 // New reads what the listeners of c need. auto makes the certificate of listeners that have none of their own; nil: nobody does.
@@ -41,11 +44,15 @@ func New(c *config.Broker, auto *Authority) (*Security, error) {
 
 func newListener(c config.ListenerConfig, p config.Protocol, auto *Authority) (*listener, error) {
 	l := &listener{protocol: p}
-	if !p.TLS() {
-		return l, nil
-	}
 	var errs []error
 	var err error
+	if p.SASL() {
+		l.sasl, err = newSASL(c)
+		errs = append(errs, err)
+	}
+	if !p.TLS() {
+		return l, errors.Join(errs...)
+	}
 	if l.rules, err = parseRules(c.Text("ssl.principal.mapping.rules")); err != nil {
 		errs = append(errs, c.Fault("ssl.principal.mapping.rules", err.Error()))
 	}
@@ -88,6 +95,41 @@ func (s *Security) Reload() []Change {
 			ch.Listener = name
 			out = append(out, ch)
 		}
+	}
+	return out
+}
+
+// Fetch gets a document from a URL with the scheme http or https. It is bounded in time and bytes, and follows no redirect.
+type Fetch func(u *url.URL) ([]byte, error)
+
+// ReloadKeys looks for new keys of tokens, in files and, where it is time, by fetch. It returns what it found, errors once.
+func (s *Security) ReloadKeys(now time.Time, fetch Fetch) []Change {
+	var out []Change
+	for _, name := range s.order {
+		l := s.listeners[name]
+		if l.sasl == nil || l.sasl.tokens == nil || !l.sasl.tokens.due(now) {
+			continue
+		}
+		t := l.sasl.tokens
+		var data []byte
+		var err error
+		if t.source.Scheme == "file" {
+			data, err = new(reader).file(t.source.Path)
+		} else {
+			data, err = fetch(t.source)
+		}
+		changed := false
+		if err == nil {
+			changed, err = t.load(data, now)
+		}
+		text := ""
+		if err != nil {
+			t.failed, text = now, err.Error()
+		}
+		if changed || text != "" && text != t.told {
+			out = append(out, Change{Listener: name, Subject: t.source.Redacted(), Err: err})
+		}
+		t.told = text
 	}
 	return out
 }
