@@ -208,8 +208,15 @@ func TestBeforeAuthentication(t *testing.T) {
 
 	w = dialWire(t, b)
 	w.ask(handshake(1, "PLAIN"), 4)
-	w.send(metadataRequest())
+	if r := w.ask(metadataRequest(), 4).(*kmsg.MetadataResponse); len(r.Brokers)+len(r.Topics) > 0 {
+		t.Errorf("Metadata in the conversation: %+v", r)
+	}
 	w.closed("Metadata in the conversation")
+
+	w = dialWire(t, b)
+	w.ask(handshake(1, "PLAIN"), 4)
+	w.send(kmsg.NewPtrListGroupsRequest())
+	w.closed("ListGroups in the conversation")
 
 	w = dialWire(t, b)
 	w.ask(handshake(1, "PLAIN"), 4)

@@ -88,6 +88,34 @@ func (s *session) allows(key int16, now time.Time) error {
 	return errUnproven
 }
 
+// deny ends a connection whose client asks for what it may not have yet, or any more.
+func (t *Table) deny(c *network.Conn, h wire.RequestHeader, arrived time.Time, denied error) (network.Call, error) {
+	r := t.rows[h.Key]
+	if stateOf(c).session.phase == proving && r != nil && h.Version >= r.served && h.Version <= r.max {
+		if resp := outOfPlace(h.Key); resp != nil {
+			rc := t.contextOf(c, h, r, arrived)
+			rc.notLetIn(refuse(wire.IllegalSaslState, "%s in the middle of the conversation", r.key.Name()))
+			return rc.turnAway(resp), nil
+		}
+	}
+	return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, denied)
+}
+
+// outOfPlace is the answer to a request that has no place while a client proves who it is, as Kafka gives it before it closes the
+// connection; nil for what is only closed. Clients that take the refusal of a token for the end of the conversation ask
+// for these next, and tell people what they make of the answer. The request itself is not decoded.
+func outOfPlace(key int16) kmsg.Response {
+	switch key {
+	case kmsg.Metadata.Int16():
+		return kmsg.NewPtrMetadataResponse() // which has no place for an error
+	case kmsg.ApiVersions.Int16():
+		resp := kmsg.NewPtrApiVersionsResponse()
+		resp.ErrorCode = int16(wire.IllegalSaslState)
+		return resp
+	}
+	return nil
+}
+
 // scramOf finds SCRAM credentials.
 func (t *Table) scramOf(mechanism, user string) (security.Credential, bool) {
 	for _, c := range t.o.Cluster.Image().ScramCredentials(user) {

@@ -57,8 +57,7 @@ func startSASLAuthenticate(t *Table, rc requestContext, body []byte) (network.Ca
 
 // startRaw takes a bare message, as it comes after a handshake of version 0.
 func startRaw(t *Table, c *network.Conn, frame []byte, arrived time.Time) (network.Call, error) {
-	s := stateOf(c).session
-	rc := requestContext{conn: c, arrived: arrived, listener: c.Listener(), principal: s.principal, host: c.Remote(), row: t.rows[kmsg.SASLAuthenticate.Int16()], table: t}
+	rc := t.contextOf(c, wire.RequestHeader{}, t.rows[kmsg.SASLAuthenticate.Int16()], arrived)
 	answer, done, _, err := rc.step(frame)
 	if err != nil {
 		return rc.turnAway(nil), nil

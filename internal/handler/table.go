@@ -16,7 +16,6 @@ package handler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -178,13 +177,13 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 	h, body, err := wire.ParseRequestHeader(frame, state.clientID)
 	state.clientID = h.ClientID
 	r := t.rows[h.Key]
-	if err == nil {
-		err = state.session.allows(h.Key, arrived)
+	if denied := state.session.allows(h.Key, arrived); denied != nil {
+		return t.deny(c, h, arrived, denied)
 	}
 	if r == nil && err == nil {
 		err = wire.ErrUnsupported
 	}
-	if r != nil && h.Key == kmsg.ApiVersions.Int16() && !errors.Is(err, errUnproven) && !errors.Is(err, errExpired) {
+	if r != nil && h.Key == kmsg.ApiVersions.Int16() {
 		err = nil // answered in any version, see startAPIVersions
 	}
 	if err == nil && h.Key != kmsg.ApiVersions.Int16() && (h.Version < r.served || h.Version > r.max) {
@@ -193,12 +192,7 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 	if err != nil {
 		return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, err)
 	}
-	rc := requestContext{
-		conn: c, header: h, arrived: arrived,
-		listener: c.Listener(), principal: state.session.principal, host: c.Remote(),
-		row: r, table: t,
-	}
-	return r.start(t, rc, body)
+	return r.start(t, t.contextOf(c, h, r, arrived), body)
 }
 
 // requestContext is who asks, how and when.
@@ -212,6 +206,15 @@ type requestContext struct {
 	row       *row
 	table     *Table
 	local     time.Time // when local work ended, where the handler then waited for others: see waits
+}
+
+// contextOf is the context of a request; its connection has a session.
+func (t *Table) contextOf(c *network.Conn, h wire.RequestHeader, r *row, arrived time.Time) requestContext {
+	return requestContext{
+		conn: c, header: h, arrived: arrived,
+		listener: c.Listener(), principal: stateOf(c).session.principal, host: c.Remote(),
+		row: r, table: t,
+	}
 }
 
 // waits says that what follows waits for others, the metadata store included: it is remote time.
