@@ -75,9 +75,16 @@ func (b *Broker) ValidateDynamic(values map[string]string, perBroker bool, broke
 		clusterDynamic = values
 	}
 	n := b.WithDynamic(brokerDynamic, clusterDynamic)
+	secured := slices.ContainsFunc(b.listeners, func(l Listener) bool { return l.Protocol != Plaintext })
 	for _, name := range names {
 		k, ok := brokerTable.lookup(name)
+		old, had := b.effective[name]
+		if !had && ok {
+			old = b.rawOrDefault(k)
+		}
 		switch {
+		case secured && securityOnly(name) && old != values[name]:
+			return fmt.Errorf("%s cannot be changed while the broker runs yet; change the start configuration and restart it. Files of keys and certificates are read anew by themselves", name)
 		case !ok:
 		case k.State == Refused && !k.harmless(values[name]):
 			return fmt.Errorf("%s %s%s", name, notYet, k.Advice)
