@@ -28,6 +28,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"moldau/internal/acl"
 	"moldau/internal/controller"
 	"moldau/internal/metadata"
 	"moldau/internal/metastore"
@@ -325,6 +326,27 @@ func (c *Cluster) AlterScram(ctx context.Context, alterations []controller.Scram
 	return results(ctx, c, len(alterations), names, set, func(im *metadata.Image) (controller.Plan, []controller.ScramResult) {
 		return controller.AlterScram(im, alterations)
 	})
+}
+
+// CreateACLs creates rules of access.
+func (c *Cluster) CreateACLs(ctx context.Context, bindings []acl.Binding) []controller.ACLResult {
+	return c.alterACLs(ctx, len(bindings), func(im *metadata.Image) (controller.Plan, []controller.ACLResult) {
+		return controller.CreateACLs(im, bindings)
+	})
+}
+
+// DeleteACLs deletes the rules of access that the filters mean.
+func (c *Cluster) DeleteACLs(ctx context.Context, filters []acl.Filter) []controller.ACLResult {
+	return c.alterACLs(ctx, len(filters), func(im *metadata.Image) (controller.Plan, []controller.ACLResult) {
+		return controller.DeleteACLs(im, filters)
+	})
+}
+
+func (c *Cluster) alterACLs(ctx context.Context, n int, plan func(*metadata.Image) (controller.Plan, []controller.ACLResult)) []controller.ACLResult {
+	set := func(r *controller.ACLResult, code wire.Code, message string) {
+		*r = controller.ACLResult{Code: code, Message: message}
+	}
+	return results(ctx, c, n, func(int) (r controller.ACLResult) { return }, set, plan)
 }
 
 func setTopic(r *controller.TopicResult, code wire.Code, message string) {

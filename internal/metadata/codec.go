@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"moldau/internal/acl"
 	"moldau/internal/wire"
 )
 
@@ -33,6 +34,7 @@ const valueVersion = 1
 //	ts/<topic id>/<chunk>      dynamic: leader, epochs, ISR, ELR, minimum ISR, flush policy
 //	c/<kind>/<name>            one resource's configuration
 //	u/<user>                   one user's SCRAM credentials
+//	a/<type>/<kind>/<name>     the access control entries of one resource pattern
 //	pid                        first producer id of the next block
 const Prefix = "/moldau/1/"
 
@@ -50,6 +52,7 @@ const (
 	dynamicPrefix = Prefix + "ts/"
 	configPrefix  = Prefix + "c/"
 	userPrefix    = Prefix + "u/"
+	aclPrefix     = Prefix + "a/"
 )
 
 // BrokerKey is the key of a broker's registration.
@@ -80,6 +83,28 @@ func ConfigKey(kind ConfigKind, name string) string {
 
 // UserKey is the key of a user's credentials.
 func UserKey(name string) string { return userPrefix + name }
+
+// ACLKey is the key of the access control entries of a resource pattern.
+func ACLKey(p acl.Pattern) string {
+	return aclPrefix + strconv.Itoa(int(p.Type)) + "/" + strconv.Itoa(int(p.Kind)) + "/" + p.Name
+}
+
+// aclPatternOf parses "<type>/<kind>/<name>". A name may hold anything.
+func aclPatternOf(rest string) (acl.Pattern, error) {
+	kind, rest, _ := strings.Cut(rest, "/")
+	how, name, _ := strings.Cut(rest, "/")
+	t, errT := strconv.ParseInt(kind, 10, 8)
+	k, errK := strconv.ParseInt(how, 10, 8)
+	p := acl.Pattern{Type: acl.ResourceType(t), Kind: acl.PatternType(k), Name: name}
+	if errT != nil || errK != nil || ACLKey(p) != aclPrefix+kind+"/"+how+"/"+name || !aclCanBe(p) {
+		return p, fmt.Errorf("%w: access control pattern %q", ErrCorrupt, kind+"/"+how+"/"+name)
+	}
+	return p, nil
+}
+
+func aclCanBe(p acl.Pattern) bool {
+	return acl.Binding{Pattern: p, Entry: acl.Entry{Principal: acl.Everyone, Host: acl.Wildcard, Operation: acl.All, Permission: acl.Deny}}.Problem() == ""
+}
 
 // maxChunk bounds the chunk numbers that are believed.
 const maxChunk = 1 << 11
@@ -531,4 +556,33 @@ func decodeProducerID(value []byte) (int64, error) {
 	d := newDecoder(value)
 	next := d.int(0, math.MaxInt64)
 	return next, d.end()
+}
+
+// EncodeACL is the value of the key of a pattern, which has at least one entry.
+func EncodeACL(entries []acl.Entry) []byte {
+	e := newEncoder()
+	e.count(len(entries))
+	for i := range entries {
+		e.string(entries[i].Principal)
+		e.string(entries[i].Host)
+		e.int(int64(entries[i].Operation))
+		e.int(int64(entries[i].Permission))
+	}
+	return e
+}
+
+func decodeACL(p acl.Pattern, value []byte) ([]acl.Entry, error) {
+	d := newDecoder(value)
+	entries := make([]acl.Entry, d.count(4))
+	for i := range entries {
+		e := acl.Entry{Principal: d.string(), Host: d.string(), Operation: acl.Operation(d.int(0, math.MaxInt8)), Permission: acl.Permission(d.int(0, math.MaxInt8))}
+		if d.err == nil && (acl.Binding{Pattern: p, Entry: e}).Problem() != "" {
+			d.fail("access control entry")
+		}
+		entries[i] = e
+	}
+	if d.err == nil && len(entries) == 0 {
+		d.fail("access control entries")
+	}
+	return entries, d.end()
 }

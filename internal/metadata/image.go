@@ -25,6 +25,7 @@ import (
 	"strconv"
 	"strings"
 
+	"moldau/internal/acl"
 	"moldau/internal/wire"
 )
 
@@ -47,6 +48,7 @@ type Image struct {
 	brokers        []*Broker        // by id
 	configs        map[configKey]map[string]string
 	users          map[string][]ScramCredential
+	acls           *acl.Set
 	nextProducerID int64
 }
 
@@ -241,6 +243,9 @@ func (im *Image) ScramCredentials(user string) []ScramCredential { return im.use
 // ScramUsers are the names of all users with credentials, sorted.
 func (im *Image) ScramUsers() []string { return sortedKeys(im.users) }
 
+// ACLs are the access control lists; nil where there are none.
+func (im *Image) ACLs() *acl.Set { return im.acls }
+
 // FromSnapshot makes the Image of all keys under Prefix.
 func FromSnapshot(kvs []Change) (*Image, error) {
 	b := newBuilder(Empty())
@@ -284,6 +289,7 @@ type builder struct {
 	touched map[wire.UUID]*Topic
 	configs bool // im.configs is a copy
 	users   bool // im.users is a copy
+	acls    map[acl.Pattern][]acl.Entry
 }
 
 func newBuilder(old *Image) *builder {
@@ -323,6 +329,9 @@ func (b *builder) change(c Change) error {
 	}
 	if rest, ok := strings.CutPrefix(c.Key, brokerPrefix); ok {
 		return b.broker(rest, c)
+	}
+	if rest, ok := strings.CutPrefix(c.Key, aclPrefix); ok {
+		return b.acl(rest, c)
 	}
 	return fmt.Errorf("%w: unknown key", ErrCorrupt)
 }
@@ -531,6 +540,18 @@ func (b *builder) broker(rest string, c Change) error {
 	return nil
 }
 
+func (b *builder) acl(rest string, c Change) error {
+	p, err := aclPatternOf(rest)
+	if err != nil {
+		return err
+	}
+	if b.acls == nil {
+		b.acls = map[acl.Pattern][]acl.Entry{}
+	}
+	b.acls[p] = nil
+	return put(c, func(value []byte) ([]acl.Entry, error) { return decodeACL(p, value) }, func(entries []acl.Entry) { b.acls[p] = entries })
+}
+
 // finish settles what was touched and puts it in its places.
 func (b *builder) finish() (*Image, error) {
 	var gone, added, goneDrafts, addedDrafts []*Topic
@@ -562,6 +583,9 @@ func (b *builder) finish() (*Image, error) {
 	}
 	if b.im.drafts, err = splice(b.im.drafts, goneDrafts, addedDrafts, byID); err != nil {
 		return nil, err
+	}
+	if len(b.acls) > 0 {
+		b.im.acls = b.im.acls.With(b.acls)
 	}
 	im := b.im
 	// Nothing has one form, so that equal images are deeply equal.

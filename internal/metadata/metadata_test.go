@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
+	"moldau/internal/acl"
 	"moldau/internal/wire"
 )
 
@@ -37,6 +39,10 @@ func somePartition(r *rand.Rand) Partition {
 		p.Dirs = append(p.Dirs, someUUID(r))
 	}
 	return p
+}
+
+func someEntry(r *rand.Rand) acl.Entry {
+	return acl.Entry{Principal: fmt.Sprint("User:", r.IntN(3)), Host: "*", Operation: acl.Operation(2 + r.IntN(14)), Permission: acl.Permission(2 + r.IntN(2))}
 }
 
 func TestValuesReadBackAsTheyWereWritten(t *testing.T) {
@@ -86,6 +92,12 @@ func TestValuesReadBackAsTheyWereWritten(t *testing.T) {
 		ctl := ControllerRecord{r.Int32(), someUUID(r)}
 		gotCtl, err := DecodeController(EncodeController(ctl))
 		same(ctl, gotCtl, err)
+		pattern := acl.Pattern{Type: acl.ResourceType(2 + r.IntN(6)), Kind: acl.PatternType(3 + r.IntN(2)), Name: fmt.Sprint("a/", r.Int(), "/\x00")}
+		gotPattern, err := aclPatternOf(strings.TrimPrefix(ACLKey(pattern), aclPrefix))
+		same(pattern, gotPattern, err)
+		entries := []acl.Entry{someEntry(r), someEntry(r)}
+		gotEntries, err := decodeACL(pattern, EncodeACL(entries))
+		same(entries, gotEntries, err)
 		next := r.Int64()
 		gotNext, err := decodeProducerID(EncodeProducerID(next))
 		same(next, gotNext, err)
@@ -100,6 +112,7 @@ func FuzzDecode(f *testing.F) {
 		StaticKey(id, 3): EncodeStatic(p), DynamicKey(id, 0): EncodeDynamic(p), TopicKey(id): EncodeTopic("t", 2),
 		BrokerKey(1): EncodeBroker(&Broker{ID: 1, Listeners: []Endpoint{{}}, DirIDs: []wire.UUID{id}}), HeadKey: EncodeHead(Head{Seq: 1, Batch: []byte("b")}),
 		ConfigKey(TopicConfig, "t"): EncodeConfig(map[string]string{"a": "b"}), ClusterKey: EncodeCluster("c", map[string]int16{"f": 1}, 1),
+		ACLKey(acl.Pattern{Type: acl.Group, Kind: acl.Prefixed, Name: "a/b"}): EncodeACL([]acl.Entry{someEntry(r)}),
 		ProducerIDKey: EncodeProducerID(1000), ControllerKey: EncodeController(ControllerRecord{Broker: 1}),
 	} {
 		f.Add(k, v)
@@ -153,7 +166,14 @@ func (m *model) batch() []Change {
 	}
 	m.seq++
 	put(HeadKey, EncodeHead(Head{Seq: m.seq, Batch: []byte{byte(m.seq)}}))
-	switch m.r.IntN(9) {
+	switch m.r.IntN(10) {
+	case 9:
+		k := ACLKey(acl.Pattern{Type: acl.Topic, Kind: acl.Literal, Name: fmt.Sprint("t", m.r.IntN(3))})
+		if m.r.IntN(3) > 0 {
+			put(k, EncodeACL([]acl.Entry{someEntry(m.r), someEntry(m.r)}))
+		} else {
+			del(k)
+		}
 	case 0, 1: // a topic in one batch, with some unpublished partitions
 		id, n := someUUID(m.r), 1+m.r.IntN(200)
 		m.chunks(id, n+m.r.IntN(80), put)
