@@ -66,6 +66,9 @@ group-join: install-clients ## JOINS (default 5) times one more member joins a g
 acl-parity: ## SEEDS (default 20) random worlds of 200 rules, 5000 questions each, to Kafka's StandardAuthorizer and to Moldau, from SEED (default 1000) on; needs Java
 	$(GO) test -count=1 -timeout 1h -v -run '^TestAnswersAreKafkas$$' ./internal/acl/acltest -acl.live=$${SEEDS:-20} -acl.seed=$${SEED:-1000}
 
+access-record: ## write anew what Kafka's brokers answer to clients with few rights, with which internal/handler compares; needs Java
+	test/clients/kafka/access-record
+
 roundtrip: install-clients ## at least 1 GB of text through every codec and four clients
 	ROUNDTRIP_BYTES=$${ROUNDTRIP_BYTES:-1073741824} $(CLIENTS) -timeout 6h -v -run '^TestRoundTrip$$'
 

@@ -76,6 +76,7 @@ type Broker struct {
 	lag           *lag.Monitor
 	stalls        *stall.Detector
 	security      *security.Security
+	audit         *audit // nil: none
 	net           *network.Server
 	descriptors   descriptors
 	service       lateService
@@ -158,7 +159,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	go b.startDirReports()
 	b.service.table = handler.New(handler.Options{
 		NodeID: o.Config.NodeID(), Cluster: b.cluster, Partitions: b.partitions, Groups: b.groups, Security: b.security, Config: o.Config, Log: o.Log,
-		PoisonBuffers: o.PoisonBuffers,
+		Audit: b.openAudit(), Registerer: b.registry, PoisonBuffers: o.PoisonBuffers,
 	})
 	b.net.Serve()
 	b.lag = lag.New(lag.Options{Self: o.Config.NodeID(), Groups: b.groups, Partitions: b.partitions, Log: o.Log, MaxSeries: int(o.Config.Int("moldau.group.metrics.partitions"))})
@@ -170,6 +171,20 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	b.logReady(time.Since(begun))
 	b.tellClients()
 	return b, nil
+}
+
+// openAudit opens the audit log where access control is on; nil where nobody wants to know.
+func (b *Broker) openAudit() *slog.Logger {
+	c := b.o.Config
+	file := c.Text("moldau.audit.log")
+	if c.Text("authorizer.class.name") == "" || file == "off" {
+		return nil
+	}
+	if file == "" {
+		file = b.metaDir + "/audit.log"
+	}
+	b.audit = openAudit(b.fs, filepath.ToSlash(file), b.log)
+	return slog.New(slog.NewJSONHandler(b.audit, nil))
 }
 
 // startStalls watches for stalls of this process.
@@ -498,6 +513,7 @@ func (b *Broker) teardown(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	b.audit.Close()
 	b.stalls.Close()
 	b.end()
 	b.wg.Wait()

@@ -3,6 +3,8 @@ package config
 // moldauKeys: what Kafka has no property for.
 func moldauKeys() []Key {
 	return []Key{
+		{Name: "moldau.audit.log", Type: String, Default: "", Importance: Low, State: Used,
+			Doc: "File that gets a line of JSON for everything that access control denies and every change of its rules, kept below 16 MiB and once more as FILE.1; off for none. Empty is audit.log in the metadata directory."},
 		{Name: "moldau.group.history.bytes", Type: Int, Default: "8388608", Valid: atLeast(0), Importance: Low, State: Used,
 			Doc: "Memory for what happened to groups, which moldau group explain shows, shared by all groups that the broker coordinates; the groups with the most events forget first. 0 keeps nothing."},
 		{Name: "moldau.group.metrics.partitions", Type: Int, Default: "10000", Valid: atLeast(0), Importance: Low, State: Used,

@@ -416,6 +416,7 @@ func (l *loader) summarise() {
 		l.warn(slog.LevelInfo, l.ignored, "settings for a JVM or of another vendor are ignored: %s", strings.Join(l.ignored, ", "))
 	}
 	secured := slices.ContainsFunc(l.listeners, func(x Listener) bool { return x.Protocol != Plaintext })
+	authorizes := l.settings["authorizer.class.name"].raw == StandardAuthorizer
 	var security, access, idle, strange []string
 	for name, s := range l.settings {
 		k, known := lookupBroker(name)
@@ -424,7 +425,7 @@ func (l *loader) summarise() {
 		case !changed && k.Name == name:
 		case known && k.Name != name && !l.hasListener(name):
 			strange = append(strange, name)
-		case slices.Contains(authorizerKeys, name):
+		case authorizerOnly(name) && !authorizes:
 			access = append(access, name)
 		case securityOnly(name) && !secured:
 			security = append(security, name)
@@ -443,6 +444,10 @@ func (l *loader) summarise() {
 	}
 	if len(strange) > 0 {
 		l.warn(slog.LevelWarn, strange, "these are for listeners that there are not, and have no effect: %s", strings.Join(strange, ", "))
+	}
+	if authorizes && strings.Trim(l.settings[superUsersKey].raw, "; ") == "" && !strings.EqualFold(strings.TrimSpace(l.settings[allowUnlistedKey].raw), "true") {
+		l.warn(slog.LevelWarn, []string{"authorizer.class.name", superUsersKey},
+			"access control is on, and %s names nobody: in a new cluster nobody may do anything, not even grant; %s=User:NAME names who may", superUsersKey, superUsersKey)
 	}
 	if len(idle) > 0 {
 		l.warn(slog.LevelInfo, idle, "accepted, but without effect in this version: %s", strings.Join(idle, ", "))

@@ -51,8 +51,8 @@ func isVendorKey(name string) bool {
 	return slices.ContainsFunc(vendorPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// authorizerKeys are read by Kafka's authorizer and are not in its table.
-var authorizerKeys = []string{"allow.everyone.if.no.acl.found", "super.users"}
+// authorizerOnly tells whether a key matters only with an authorizer.
+func authorizerOnly(name string) bool { return name == allowUnlistedKey || name == superUsersKey }
 
 // perListener tells whether the own value of a listener is in force for a key.
 func perListener(base string) bool {
@@ -60,13 +60,12 @@ func perListener(base string) bool {
 		base == "max.connections" || base == "max.connection.creation.rate"
 }
 
-// securityOnly tells whether a key matters only with TLS, SASL or an authorizer.
+// securityOnly tells whether a key matters only with TLS or SASL.
 func securityOnly(name string) bool {
 	if base, ok := listenerBase(name); ok {
 		name = base
 	}
-	return strings.HasPrefix(name, "ssl.") || strings.HasPrefix(name, "sasl.") || name == "connections.max.reauth.ms" ||
-		slices.Contains(authorizerKeys, name)
+	return strings.HasPrefix(name, "ssl.") || strings.HasPrefix(name, "sasl.") || name == "connections.max.reauth.ms"
 }
 
 // removedHint says what became of keys of Kafka 3 and earlier; "" for all others.

@@ -60,6 +60,27 @@ func oneOf(allowed ...string) Valid {
 	}}
 }
 
+func authorizers() Valid {
+	return Valid{text: StandardAuthorizer + ", or empty", check: func(name string, v value) error {
+		if s := v.(string); s != "" && s != StandardAuthorizer {
+			return &ValueError{Key: name, Value: s, Problem: "Java authorizers cannot be loaded"}
+		}
+		return nil
+	}}
+}
+
+// principals allows a list of them, with ";" between.
+func principals() Valid {
+	return Valid{text: "type:name;type:name;...", check: func(name string, v value) error {
+		for _, p := range strings.Split(v.(string), ";") {
+			if p = strings.TrimSpace(p); p != "" && !strings.Contains(p, ":") {
+				return &ValueError{Key: name, Value: p, Problem: "expected a string in format principalType:principalName"}
+			}
+		}
+		return nil
+	}}
+}
+
 func oneOfFold(allowed ...string) Valid {
 	list := strings.Join(allowed, ", ")
 	return Valid{text: "(case insensitive) [" + list + "]", check: func(name string, v value) error {

@@ -17,7 +17,7 @@ const autoCreateTime = time.Second
 
 // mayCreate tells whether the client may create a topic of that name.
 func (rc *requestContext) mayCreate(name string) bool {
-	return rc.allowedTo(access{clusterResource, opCreate}, clusterName) || rc.allowedTo(access{topicResource, opCreate}, name)
+	return rc.permitted(access{clusterResource, opCreate}, clusterName) || rc.allowedTo(access{topicResource, opCreate}, name)
 }
 
 // autoCreate creates topics that a client has only asked about, or used. The names must be valid.

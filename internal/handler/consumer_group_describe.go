@@ -42,7 +42,7 @@ func consumerGroupDescribe(ctx context.Context, rc *requestContext, req *kmsg.Co
 			failed.Group, failed.ErrorCode, failed.ErrorMessage = id, int16(code), message
 			g = &failed
 		} else if g.ErrorCode == 0 && req.IncludeAuthorizedOperations {
-			g.AuthorizedOperations = rc.operations(groupResource, groupOperations, id)
+			g.AuthorizedOperations = rc.operations(groupResource, id)
 		}
 		resp.Groups = append(resp.Groups, *g)
 	}
@@ -54,13 +54,13 @@ func (rc *requestContext) mayDescribeTopicsOf(g *kmsg.ConsumerGroupDescribeRespo
 	for i := range g.Members {
 		for _, a := range []*kmsg.Assignment{&g.Members[i].Assignment, &g.Members[i].TargetAssignment} {
 			for j := range a.TopicPartitions {
-				if !rc.allowedTo(access{topicResource, opDescribe}, a.TopicPartitions[j].Topic) {
+				if !rc.permitted(access{topicResource, opDescribe}, a.TopicPartitions[j].Topic) {
 					return false
 				}
 			}
 		}
 		for _, name := range g.Members[i].SubscribedTopics {
-			if !rc.allowedTo(access{topicResource, opDescribe}, name) {
+			if !rc.permitted(access{topicResource, opDescribe}, name) {
 				return false
 			}
 		}

@@ -76,10 +76,11 @@ func createdTopic(rc *requestContext, im *metadata.Image, version int16, t *cont
 	out.ErrorCode, out.ErrorMessage = int16(r.Code), text(r.Message)
 	switch {
 	case r.Code != wire.None || version < 5:
-		out.Configs = []kmsg.CreateTopicsResponseTopicConfig{} // null means that they may not be seen
+		out.Configs = []kmsg.CreateTopicsResponseTopicConfig{} // never null, as in Kafka
 		return out
-	case !rc.allowedTo(access{topicResource, opDescribeConfigs}, r.Name):
+	case !rc.permitted(access{topicResource, opDescribeConfigs}, r.Name):
 		out.ConfigErrorCode = int16(wire.TopicAuthorizationFailed)
+		out.Configs = []kmsg.CreateTopicsResponseTopicConfig{}
 		return out
 	}
 	out.NumPartitions, out.ReplicationFactor = r.Partitions, r.ReplicationFactor

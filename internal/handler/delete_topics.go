@@ -57,7 +57,7 @@ func deleteTopics(ctx context.Context, rc *requestContext, req *kmsg.DeleteTopic
 			mine = append(mine, ref)
 			continue
 		}
-		if ref.Name == nil && !rc.allowedTo(access{topicResource, opDescribe}, *name) {
+		if ref.Name == nil && !rc.permitted(access{topicResource, opDescribe}, *name) {
 			name = nil
 		}
 		add(controller.TopicResult{ID: ref.ID, Code: wire.TopicAuthorizationFailed, Message: "Topic authorization failed."}, name)
@@ -74,7 +74,7 @@ func deleteTopics(ctx context.Context, rc *requestContext, req *kmsg.DeleteTopic
 
 // mayDelete tells whether the client may delete a topic, and know of it.
 func (rc *requestContext) mayDelete(name string) bool {
-	return rc.allowedTo(access{clusterResource, opDelete}, clusterName) ||
+	return rc.permitted(access{clusterResource, opDelete}, clusterName) ||
 		rc.allowed(name) && rc.allowedTo(access{topicResource, opDescribe}, name)
 }
 

@@ -30,7 +30,7 @@ func describeGroups(ctx context.Context, rc *requestContext, req *kmsg.DescribeG
 			failed.Group, failed.ErrorCode = id, int16(code)
 			g = &failed
 		} else if g.ErrorCode == 0 && req.IncludeAuthorizedOperations {
-			g.AuthorizedOperations = rc.operations(groupResource, groupOperations, id)
+			g.AuthorizedOperations = rc.operations(groupResource, id)
 		}
 		resp.Groups = append(resp.Groups, *g)
 	}

@@ -32,7 +32,7 @@ func describeTopicPartitions(_ context.Context, rc *requestContext, req *kmsg.De
 	var hidden []kmsg.DescribeTopicPartitionsResponseTopic
 	room := max(1, min(int(rc.table.config(im).Int("max.request.partition.size.limit")), int(req.ResponsePartitionLimit)))
 	for _, name := range names {
-		if !rc.allowed(name) {
+		if every && !rc.permitted(rc.row.needs, name) || !every && !rc.allowed(name) {
 			if !every {
 				hidden = append(hidden, undescribed(name, wire.TopicAuthorizationFailed))
 			}

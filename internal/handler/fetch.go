@@ -280,6 +280,7 @@ func (c *fetchCall) hurry() {
 // read reads every target and reports whether the fetch may be answered.
 func (c *fetchCall) read() (done bool) {
 	c.drop()
+	c.rc.decided = decision{} // what was allowed when the fetch began to wait may not be any more
 	if f := c.session; f != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -311,7 +312,9 @@ func (c *fetchCall) read() (done bool) {
 
 func (c *fetchCall) readOne(r *fetchResult, t *fetchTarget, left int, minOne bool, copyBytes int) {
 	if c.req.ReplicaID >= 0 {
-		r.err = wire.NotLeaderOrFollower
+		if r.err = wire.NotLeaderOrFollower; !c.rc.allowedTo(access{clusterResource, opClusterAction}, clusterName) {
+			r.err = wire.TopicAuthorizationFailed
+		}
 		return
 	}
 	var p *partition.Partition
@@ -321,6 +324,9 @@ func (c *fetchCall) readOne(r *fetchResult, t *fetchTarget, left int, minOne boo
 		p, r.err = c.rc.table.lookup(t.topic, t.id, t.index)
 	}
 	if r.err != nil {
+		if c.rc.hides(t.topic, t.id) {
+			r.err = wire.TopicAuthorizationFailed
+		}
 		return
 	}
 	if !c.rc.allowed(p.TopicPartition().Topic) {

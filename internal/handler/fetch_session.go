@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"moldau/internal/acl"
 	"moldau/internal/partition"
 	"moldau/internal/wire"
 )
@@ -50,6 +51,7 @@ type fetchSession struct {
 	next    int            // in all: what the client probably names next
 	queue   []*fetchTarget // to be looked at. Who got records goes behind the others, so that a busy partition does not starve them
 	looked  time.Time      // when all were
+	acls    *acl.Set       // the rules of access by which they were
 }
 
 func newSessions(limit int) *sessions {
@@ -140,8 +142,9 @@ func (f *fetchSession) begin(c *fetchCall) (code wire.Code, empty bool) {
 	if f.parked {
 		f.takeOver()
 	}
-	if now := time.Now(); now.Sub(f.looked) >= lookAllEvery {
-		f.looked = now
+	now, acls := time.Now(), c.rc.table.acls()
+	if now.Sub(f.looked) >= lookAllEvery || f.acls != acls {
+		f.looked, f.acls = now, acls
 		for _, t := range f.all {
 			f.enqueue(t)
 		}
@@ -323,7 +326,7 @@ func (s *sessions) remove(id int32) {
 
 // create caches a session for a full fetch whose response is parts, and returns its id, or 0 if there is no room.
 func (s *sessions) create(c *fetchCall, parts []wire.FetchPartition) int32 {
-	f := &fetchSession{byID: c.req.Version >= 13, lastUsed: time.Now(), epoch: nextEpoch(initialEpoch),
+	f := &fetchSession{acls: c.rc.table.acls(), byID: c.req.Version >= 13, lastUsed: time.Now(), epoch: nextEpoch(initialEpoch),
 		watcher: partition.NewWatcher(), at: make(map[targetKey]*fetchTarget, len(c.targets))}
 	f.watcher.Waiting(false)
 	for i, asked := range c.targets {

@@ -57,8 +57,12 @@ func (rc *requestContext) coordinatorOf(ctx context.Context, kind int8, key stri
 		return c
 	}
 	switch {
+	case kind == transactionCoordinator && !rc.allowedTo(access{transactionalIDResource, opDescribe}, key):
+		return fail(wire.TransactionalIDAuthorizationFailed, "")
 	case kind == transactionCoordinator:
 		return fail(wire.TransactionalIDAuthorizationFailed, "transactions are not supported yet")
+	case kind == shareCoordinator && rc.header.Version >= 6 && !rc.allowedTo(access{clusterResource, opClusterAction}, clusterName):
+		return fail(wire.ClusterAuthorizationFailed, wire.ClusterAuthorizationFailed.Message())
 	case kind == shareCoordinator && rc.header.Version >= 6 && strings.Count(key, ":") >= 2:
 		return fail(wire.CoordinatorNotAvailable, "share groups are not supported yet")
 	case kind != groupCoordinator:

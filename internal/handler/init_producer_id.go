@@ -3,7 +3,8 @@ package handler
 // InitProducerId, key 22, versions 0 to 5 (KIP-98, KIP-360). Version 6 is unstable in
 // Kafka 4.3 and not advertised there either.
 //
-// Without a transactional id every call gives a new producer id with epoch 0. An empty
+// Without a transactional id every call gives a new producer id with epoch 0, to who may write at least one topic
+// or is allowed IDEMPOTENT_WRITE (KIP-679). An empty
 // transactional id is INVALID_REQUEST; any other is refused with a fatal error until there are
 // transactions.
 
@@ -34,9 +35,12 @@ func newProducerID(ctx context.Context, rc *requestContext, req *kmsg.InitProduc
 		if *req.TransactionalID == "" {
 			return -1, fmt.Errorf("the transactional id is empty: %w", wire.InvalidRequest)
 		}
+		if !rc.allowedTo(access{transactionalIDResource, opWrite}, *req.TransactionalID) {
+			return -1, wire.TransactionalIDAuthorizationFailed
+		}
 		return -1, partition.ErrTransactional
 	}
-	if !rc.allowed(clusterName) {
+	if !rc.permitted(rc.row.needs, clusterName) && !rc.mayAny(access{topicResource, opWrite}) {
 		return -1, wire.ClusterAuthorizationFailed
 	}
 	rc.waits()

@@ -24,7 +24,7 @@ func listGroups(ctx context.Context, rc *requestContext, req *kmsg.ListGroupsReq
 		resp.ErrorCode = int16(groupCode(err))
 		return resp
 	}
-	all := rc.allowed(clusterName)
+	all := rc.permitted(rc.row.needs, clusterName)
 	for _, a := range answers {
 		of, ok := a.(*kmsg.ListGroupsResponse)
 		if !ok {
@@ -35,7 +35,7 @@ func listGroups(ctx context.Context, rc *requestContext, req *kmsg.ListGroupsReq
 			return resp
 		}
 		for _, g := range of.Groups {
-			if all || rc.allowedTo(access{groupResource, opDescribe}, g.Group) {
+			if all || rc.permitted(access{groupResource, opDescribe}, g.Group) {
 				resp.Groups = append(resp.Groups, g)
 			}
 		}

@@ -70,10 +70,10 @@ func listOffsets(_ context.Context, rc *requestContext, req *kmsg.ListOffsetsReq
 			var at partition.Offset
 			var err error
 			switch {
-			case twice[namedPartition{topic.Topic, rp.Partition}]:
-				err = wire.InvalidRequest
 			case !rc.allowed(topic.Topic):
 				err = wire.TopicAuthorizationFailed
+			case twice[namedPartition{topic.Topic, rp.Partition}]:
+				err = wire.InvalidRequest
 			default:
 				at, err = listOffset(rc, topic.Topic, &topic.Partitions[j], req.IsolationLevel == 1)
 			}

@@ -18,7 +18,7 @@ import (
 func listPartitionReassignments(_ context.Context, rc *requestContext, req *kmsg.ListPartitionReassignmentsRequest) kmsg.Response {
 	resp := kmsg.NewPtrListPartitionReassignmentsResponse()
 	if !rc.allowed(clusterName) {
-		resp.ErrorCode = int16(wire.ClusterAuthorizationFailed)
+		resp.ErrorCode, resp.ErrorMessage = int16(wire.ClusterAuthorizationFailed), text(wire.ClusterAuthorizationFailed.Message())
 		return resp
 	}
 	im := rc.table.o.Cluster.Image()

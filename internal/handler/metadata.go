@@ -83,7 +83,7 @@ func (m *metadataRequest) topics(ctx context.Context) []kmsg.MetadataResponseTop
 	switch {
 	case m.all:
 		for t := range m.im.Topics() {
-			if m.rc.allowed(t.Name) {
+			if m.rc.permitted(m.rc.row.needs, t.Name) {
 				out = append(out, m.topic(t))
 			}
 		}

@@ -132,7 +132,7 @@ func (rc *requestContext) visibleOffsets(answer *kmsg.OffsetFetchResponseGroup) 
 	im := rc.table.o.Cluster.Image()
 	var out []kmsg.OffsetFetchResponseGroupTopic
 	for _, topic := range answer.Topics {
-		if !rc.allowedTo(access{topicResource, opDescribe}, topic.Topic) {
+		if !rc.permitted(access{topicResource, opDescribe}, topic.Topic) {
 			continue
 		}
 		if t := im.Topic(topic.Topic); t != nil {

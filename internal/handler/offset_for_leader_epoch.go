@@ -33,7 +33,7 @@ func offsetForLeaderEpoch(_ context.Context, rc *requestContext, req *kmsg.Offse
 }
 
 func epochEnd(rc *requestContext, topic string, want *kmsg.OffsetForLeaderEpochRequestTopicPartition) (epoch int32, end int64, err error) {
-	if !rc.allowed(topic) {
+	if !rc.permitted(access{clusterResource, opClusterAction}, clusterName) && !rc.allowed(topic) {
 		return -1, -1, wire.TopicAuthorizationFailed
 	}
 	p, err := rc.table.lookup(topic, wire.UUID{}, want.Partition)

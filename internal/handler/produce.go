@@ -58,20 +58,54 @@ func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error
 		topic := &c.req.Topics[i]
 		for j := range topic.Partitions {
 			p, err := t.lookup(topic.Name, topic.ID, topic.Partitions[j].Index)
+			if err != nil && c.rc.hides(topic.Name, topic.ID) {
+				err = wire.TopicAuthorizationFailed
+			}
 			c.parts = append(c.parts, producedPart{p: p, err: err})
 		}
 	}
-	t.prepare(c)
+	refused := c.mayTransact()
+	if refused == nil {
+		t.prepare(c)
+	}
 	parts := c.parts
 	for i := range c.req.Topics {
 		for j := range c.req.Topics[i].Partitions {
-			parts[0].err = t.stage(&c.rc, &c.req, c.req.Topics[i].Partitions[j].Records, now, &parts[0])
+			if refused != nil {
+				parts[0].err = refused
+			} else {
+				parts[0].err = t.stage(&c.rc, &c.req, c.req.Topics[i].Partitions[j].Records, now, &parts[0])
+			}
 			parts = parts[1:]
 		}
 	}
 	state := stateOf(rc.conn)
 	state.burst = append(state.burst, c)
 	return c, nil
+}
+
+// mayTransact says why the whole request is refused, or nil. What the batches are decides, not what the header says: a
+// transactional batch needs a transactional id that the client may write, whoever leaves it out (CVE-2018-17196).
+func (c *produceCall) mayTransact() error {
+	if c.rc.table.access == nil || !c.transactional() {
+		return nil
+	}
+	if id := c.req.TransactionalID; id == nil || !c.rc.allowedTo(access{transactionalIDResource, opWrite}, *id) {
+		return wire.TransactionalIDAuthorizationFailed
+	}
+	return nil
+}
+
+// transactional reports whether any batch of the request is one of a transaction.
+func (c *produceCall) transactional() bool {
+	for i := range c.req.Topics {
+		for j := range c.req.Topics[i].Partitions {
+			if batch, _, err := record.Parse(c.req.Topics[i].Partitions[j].Records); err == nil && batch.Transactional() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Settle implements network.Service: it appends what the requests of a burst have staged, each partition's batches together.
@@ -163,6 +197,9 @@ func (t *Table) mayProduce(rc *requestContext, p *partition.Partition) error {
 
 // stage checks one batch, which Settle appends. part has the partition, or why there is none.
 func (t *Table) stage(rc *requestContext, req *wire.ProduceRequest, records []byte, now time.Time, part *producedPart) error {
+	if part.err == wire.TopicAuthorizationFailed || part.p != nil && !rc.allowed(part.p.TopicPartition().Topic) {
+		return wire.TopicAuthorizationFailed
+	}
 	if req.Acks < -1 || req.Acks > 1 {
 		return fmt.Errorf("acks is %d, allowed are -1, 0 and 1: %w", req.Acks, wire.InvalidRequiredAcks)
 	}

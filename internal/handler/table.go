@@ -24,6 +24,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"moldau/internal/cluster"
@@ -44,6 +45,8 @@ type Options struct {
 	Security   *security.Security
 	Config     *config.Broker // start configuration
 	Log        *slog.Logger
+	Audit      *slog.Logger          // who was denied what, and who changed access; nil: nobody wants to know
+	Registerer prometheus.Registerer // nil: none
 
 	PoisonBuffers bool // overwrite response buffers when they are released: for tests, to find a use after that
 }
@@ -57,6 +60,7 @@ type Table struct {
 	sessions    *sessions
 	refused     refusals
 	pools       pools
+	access      *authorizer   // nil: everyone may do everything
 	maxFrame    int32         // socket.request.max.bytes
 	maxProof    int32         // sasl.server.max.receive.size
 	failedDelay time.Duration // connection.failed.authentication.delay.ms
@@ -109,6 +113,9 @@ func rows() []row {
 		{key: kmsg.AlterConfigs, min: 0, max: 2, needs: access{topicResource, opAlterConfigs}, start: answer(alterConfigs)},
 		{key: kmsg.DescribeLogDirs, min: 1, max: 5, needs: access{clusterResource, opDescribe}, start: answer(describeLogDirs)},
 		{key: kmsg.SASLAuthenticate, min: 0, max: 2, start: startSASLAuthenticate},
+		{key: kmsg.DescribeACLs, min: 1, max: 3, needs: access{clusterResource, opDescribe}, start: answer(describeACLs)},
+		{key: kmsg.CreateACLs, min: 1, max: 3, needs: access{clusterResource, opAlter}, start: answer(createACLs)},
+		{key: kmsg.DeleteACLs, min: 1, max: 3, needs: access{clusterResource, opAlter}, start: answer(deleteACLs)},
 		{key: kmsg.CreatePartitions, min: 0, max: 3, needs: access{topicResource, opAlter}, start: answer(createPartitions)},
 		{key: kmsg.DeleteGroups, min: 0, max: 2, needs: access{groupResource, opDelete}, start: answer(deleteGroups)},
 		{key: kmsg.IncrementalAlterConfigs, min: 0, max: 1, needs: access{topicResource, opAlterConfigs}, start: answer(incrementalAlterConfigs)},
@@ -129,6 +136,7 @@ func rows() []row {
 func New(o Options) *Table {
 	t := &Table{o: o, rows: map[int16]*row{}, refused: refusals{out: o.Log}, maxFrame: int32(o.Config.Int("socket.request.max.bytes"))}
 	t.maxProof, t.failedDelay = int32(o.Config.Int("sasl.server.max.receive.size")), o.Config.Millis("connection.failed.authentication.delay.ms")
+	t.access = newAuthorizer(o)
 	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
 	for _, r := range rows() {
 		r.served = max(r.served, r.min)
@@ -205,6 +213,7 @@ type requestContext struct {
 	host      netip.AddrPort
 	row       *row
 	table     *Table
+	decided   decision  // the last, see allowedTo
 	local     time.Time // when local work ended, where the handler then waited for others: see waits
 }
 
@@ -258,45 +267,6 @@ func describePartitions(n int, first func() string) slog.Attr {
 	}
 	return slog.Group("", slog.String("partition", first()), slog.Int("partitions", n))
 }
-
-// Resource types and operations as in Kafka's ACLs.
-type (
-	resourceType int8
-	operation    int8
-)
-
-const (
-	topicResource   resourceType = 2
-	groupResource   resourceType = 3
-	clusterResource resourceType = 4
-
-	opRead            operation = 3
-	opWrite           operation = 4
-	opCreate          operation = 5
-	opDelete          operation = 6
-	opAlter           operation = 7
-	opDescribe        operation = 8
-	opDescribeConfigs operation = 10
-	opAlterConfigs    operation = 11
-	opIdempotentWrite operation = 12
-)
-
-// access is an operation on a type of resource.
-type access struct {
-	resource resourceType
-	op       operation
-}
-
-// clusterName is the name of the one resource of type cluster.
-const clusterName = "kafka-cluster"
-
-// allowed decides whether the request's principal may do what the row needs on the resource of
-// that name. Every handler asks it for every resource that it touches. Everything is allowed
-// until there is an authorizer.
-func (rc *requestContext) allowed(name string) bool { return rc.allowedTo(rc.row.needs, name) }
-
-// allowedTo is allowed for another access than the row's.
-func (rc *requestContext) allowedTo(access, string) bool { return true }
 
 // throttle is how long the client has to wait because of a quota; there are no quotas yet.
 func (rc *requestContext) throttle() time.Duration { return 0 }

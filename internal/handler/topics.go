@@ -21,41 +21,6 @@ const (
 
 func isInternal(topic string) bool { return slices.Contains(internalTopics, topic) }
 
-// The operations that exist on a type of resource; those that table.go does not need are
-// named here.
-const opClusterAction operation = 9
-
-var (
-	topicOperations = []operation{opRead, opWrite, opCreate, opDelete, opAlter, opDescribe, opDescribeConfigs, opAlterConfigs}
-
-	groupOperations = []operation{opRead, opDelete, opDescribe, opDescribeConfigs, opAlterConfigs}
-
-	clusterOperations = []operation{opCreate, opAlter, opDescribe, opClusterAction, opDescribeConfigs, opAlterConfigs, opIdempotentWrite}
-)
-
-// operationsOnTopic is what the client may do with a topic, as a bit for each operation (KIP-430).
-func (rc *requestContext) operationsOnTopic(name string) int32 {
-	return rc.operations(topicResource, topicOperations, name)
-}
-
-// operationsOnCluster is operationsOnTopic for the cluster; 0 for who may not even describe it.
-func (rc *requestContext) operationsOnCluster() int32 {
-	if !rc.allowedTo(access{clusterResource, opDescribe}, clusterName) {
-		return 0
-	}
-	return rc.operations(clusterResource, clusterOperations, clusterName)
-}
-
-func (rc *requestContext) operations(resource resourceType, existing []operation, name string) int32 {
-	var bits int32
-	for _, op := range existing {
-		if rc.allowedTo(access{resource, op}, name) {
-			bits |= 1 << op
-		}
-	}
-	return bits
-}
-
 // controllerFor is the node that a client is told to send its admin requests to. Every broker takes
 // them; one that decides is nearest. Between two controllers it is this one, which waits for the next.
 func (rc *requestContext) controllerFor(im *metadata.Image) int32 {
