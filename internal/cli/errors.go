@@ -111,7 +111,7 @@ func explain(err error, message, value string) error {
 	case kerr.NotEnoughReplicas, kerr.NotEnoughReplicasAfterAppend:
 		f.help = "moldau topic describe " + value + " shows the in-sync replicas"
 	case kerr.TopicAuthorizationFailed, kerr.ClusterAuthorizationFailed, kerr.GroupAuthorizationFailed:
-		f.help = "ask the cluster's administrator for the permission"
+		f.help = "an administrator sees by moldau acl why which rule decides, and allows it by moldau acl grant"
 	}
 	return f
 }

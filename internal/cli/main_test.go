@@ -98,9 +98,9 @@ func runOptions(f ServerFlags) broker.RunOptions {
 }
 
 // startBroker is a broker in this process, on an empty directory, until the test ends.
-func startBroker(t *testing.T) (bootstrap, http string) {
+func startBroker(t *testing.T, sets ...string) (bootstrap, http string) {
 	t.Helper()
-	conf, _, err := config.Load(config.Sources{Flags: map[string]string{"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "data-dir": t.TempDir()}})
+	conf, _, err := config.Load(config.Sources{Sets: sets, Flags: map[string]string{"listen": "127.0.0.1:0", "http": "127.0.0.1:0", "data-dir": t.TempDir()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +114,18 @@ func startBroker(t *testing.T) (bootstrap, http string) {
 		}
 	})
 	return b.Addrs()[0].String(), b.HTTPAddrs()[0].String()
+}
+
+// TestAccessCommands runs against a broker with access control, where everybody is a super user.
+func TestAccessCommands(t *testing.T) {
+	address, _ := startBroker(t, "authorizer.class.name="+config.StandardAuthorizer, "super.users=User:ANONYMOUS;User:root")
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/access",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("MOLDAU_BOOTSTRAP_SERVERS", address)
+			return nil
+		},
+	})
 }
 
 // TestCommandsAgainstABroker runs against the broker of this repository, or with
