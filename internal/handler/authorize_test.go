@@ -173,6 +173,24 @@ func TestEveryAPIAsks(t *testing.T) {
 	}
 }
 
+// TestAPatternStandsForWhatMayBeSeen: a member that subscribes by a pattern gets no topic that it may not describe (KIP-848).
+func TestAPatternStandsForWhatMayBeSeen(t *testing.T) {
+	b := newBroker(t, withAccess...)
+	b.withGroups(t)
+	seen := b.withTopic(t, "orders-seen", 2)
+	b.withTopic(t, "orders-secret", 2)
+	b.publish()
+	b.grant(t, "group literal g User:bob read allow", "topic literal orders-seen User:bob describe allow")
+	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	req.Group, req.MemberID, req.RebalanceTimeoutMillis = "g", "member", 600_000
+	req.SubscribedTopicNames, req.SubscribedTopicRegex = []string{}, ptr("orders-.*")
+	req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
+	resp := askAs[*kmsg.ConsumerGroupHeartbeatResponse](t, b, "bob", req, 1)
+	if resp.ErrorCode != 0 || resp.Assignment == nil || len(resp.Assignment.Topics) != 1 || resp.Assignment.Topics[0].TopicID != seen {
+		t.Errorf("%v %+v", wire.Code(resp.ErrorCode), resp.Assignment)
+	}
+}
+
 // TestExistenceIsNotTold asks for topics that are there and that are not: who may not see them hears the same.
 func TestExistenceIsNotTold(t *testing.T) {
 	b := newBroker(t, withAccess...)

@@ -90,6 +90,13 @@ func (rc *requestContext) groupClient() group.Client {
 	if rc.header.ClientID != "" {
 		c.ID = rc.header.ClientID
 	}
+	if t := rc.table; t.access != nil {
+		q := rc.query(access{topicResource, opDescribe}, "")
+		c.MayDescribe = func(topic string) bool {
+			q.Name = topic
+			return t.access.rules.Decide(t.acls(), q).Allowed
+		}
+	}
 	return c
 }
 

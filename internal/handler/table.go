@@ -12,6 +12,8 @@
 //     Kafka 4.3's or a part of them.
 //  2. Every started Call is answered in the version of its request.
 //  3. Nothing that a client sends makes a handler panic or wait without a bound.
+//  4. No resource is read, changed or told of before authorize.go has allowed it to the client, by the rules of that moment. TestEveryAPIAsks
+//     fails for a new API until it is among those that are asked.
 package handler
 
 import (

@@ -21,6 +21,7 @@ const heartbeatOwnID = 1
 // of its assignment.
 func (s *Shard) ConsumerGroupHeartbeat(now shard.Time, t shard.Ticket, c Client, req *kmsg.ConsumerGroupHeartbeatRequest) shard.Effects {
 	s.begin(now)
+	s.mayDescribe = c.MayDescribe
 	if why := s.checkHeartbeat(req); why != nil {
 		s.replyEarly(t, refusedHeartbeat(req.Version, why))
 		return s.end()

@@ -42,6 +42,7 @@ func joinError(memberID string, code wire.Code) *kmsg.JoinGroupResponse {
 // JoinGroup is answered by a *kmsg.JoinGroupResponse, once the join phase completes.
 func (s *Shard) JoinGroup(now shard.Time, t shard.Ticket, c Client, req *kmsg.JoinGroupRequest) shard.Effects {
 	s.begin(now)
+	s.mayDescribe = c.MayDescribe
 	if code := s.checkJoin(req); code != wire.None {
 		r := joinError(req.MemberID, code)
 		r.Version = req.Version

@@ -65,11 +65,12 @@ func compilePattern(pattern string) (*regexp.Regexp, error) {
 	return re, err
 }
 
-// resolve looks up what a pattern stands for.
+// resolve looks up what a pattern stands for: of all topics those that the client may know of whose request makes it necessary. As in
+// Kafka the whole group then has that answer, until the pattern is looked up again.
 func (s *Shard) resolve(re *regexp.Regexp) *resolved {
 	r := &resolved{version: s.meta.Version, resolvedMs: s.now.WallMs}
 	for _, t := range s.meta.byName {
-		if at := re.FindStringIndex(t.Name); at != nil && at[0] == 0 && at[1] == len(t.Name) {
+		if at := re.FindStringIndex(t.Name); at != nil && at[0] == 0 && at[1] == len(t.Name) && (s.mayDescribe == nil || s.mayDescribe(t.Name)) {
 			r.topics = append(r.topics, t.Name)
 		}
 	}

@@ -60,6 +60,9 @@ type Config struct {
 type Client struct {
 	ID   string // client.id
 	Host string // address as Kafka prints it: "/127.0.0.1"
+	// MayDescribe says which topics the client may know of, by the rules of access at this moment; nil: every one. It is
+	// called while the event is decided, and not kept.
+	MayDescribe func(topic string) bool
 }
 
 // Topic names a topic and the id it has; a zero id is not known.
@@ -97,6 +100,8 @@ type Shard struct {
 	replace []replacement // what a record of fx does not say
 	drafts  []*draft
 	failure wire.Code // of Failed: why
+
+	mayDescribe func(topic string) bool // of the client whose request it is, see Client; nil: every topic
 }
 
 // group is what has one group id: offsets, and members of one kind.
@@ -127,6 +132,7 @@ func (s *Shard) MetadataChanged(now shard.Time, m *Metadata) shard.Effects {
 func (s *Shard) begin(now shard.Time) {
 	s.remember()
 	s.now = now
+	s.mayDescribe = nil
 	s.fx = shard.Effects{}
 	s.assumed = s.assumed[:0]
 	s.replace = nil
