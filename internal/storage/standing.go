@@ -26,7 +26,8 @@ func (l *Log) TimestampAt(offset, limit int64, wait bool) (ms int64, err error) 
 		return err
 	}
 	if wait {
-		return ms, l.lookUp(do)
+		err = l.lookUp(do) // writes ms
+		return ms, err
 	}
 	if err = l.lookNow(do); isCold(err) {
 		err = ErrCold
