@@ -32,6 +32,15 @@ func ruleOf(b acl.Binding) ruleJSON {
 	return ruleJSON{b.Permission.String(), b.Principal, b.Host, b.Operation.String(), b.Type.String(), b.Kind.String(), b.Name}
 }
 
+// rulesOf is never nil: programs that read it want a list.
+func rulesOf(rules []acl.Binding) []ruleJSON {
+	out := make([]ruleJSON, len(rules))
+	for i, r := range rules {
+		out[i] = ruleOf(r)
+	}
+	return out
+}
+
 func newACL(c *command) *cobra.Command {
 	group := &cobra.Command{Use: "acl", Short: "Grant, list and revoke access, and explain why somebody has it or not",
 		Long: "Grant, list and revoke access, and explain why somebody has it or not.\n\n" +
@@ -188,11 +197,7 @@ func newACLRevoke(c *command) *cobra.Command {
 // printRules tells what was done.
 func (c *command) printRules(what string, rules []acl.Binding) error {
 	if c.json() {
-		out := []ruleJSON{}
-		for _, r := range rules {
-			out = append(out, ruleOf(r))
-		}
-		return writeJSON(c.Stdout, map[string]any{what: out})
+		return writeJSON(c.Stdout, map[string]any{what: rulesOf(rules)})
 	}
 	for _, r := range rules {
 		if _, err := fmt.Fprintf(c.Stdout, "%s: %s\n", what, printable(r.String())); err != nil {
@@ -230,11 +235,7 @@ func newACLList(c *command) *cobra.Command {
 				return err
 			}
 			if c.json() {
-				out := []ruleJSON{}
-				for _, r := range rules {
-					out = append(out, ruleOf(r))
-				}
-				return writeJSON(c.Stdout, out)
+				return writeJSON(c.Stdout, rulesOf(rules))
 			}
 			if len(rules) == 0 {
 				c.note("there are no such rules: moldau acl grant makes some")
@@ -333,17 +334,17 @@ func parseQuestion(user, operation, resource, host string) (acl.Query, error) {
 
 // why asks the broker for rules and settings, and judges by them as the broker does.
 func (cl *client) why(ctx context.Context, q acl.Query) (whyJSON, error) {
-	w := whyJSON{Principal: q.Principal, Operation: q.Operation.String(), Type: q.Type.String(), Resource: q.Name, About: []ruleJSON{}}
+	w := whyJSON{Principal: q.Principal, Operation: q.Operation.String(), Type: q.Type.String(), Resource: q.Name, About: rulesOf(nil)}
 	about := anyRule()
 	about.Type, about.Kind, about.Name = q.Type, acl.Match, &q.Name
 	rules, err := cl.rules(ctx, about)
 	if err != nil {
 		return w, err
 	}
+	w.About = rulesOf(rules)
 	changes := map[acl.Pattern][]acl.Entry{}
 	for _, r := range rules {
 		changes[r.Pattern] = append(changes[r.Pattern], r.Entry)
-		w.About = append(w.About, ruleOf(r))
 	}
 	how, unknown := cl.accessSettings(ctx)
 	w.Unknown = unknown
@@ -354,11 +355,11 @@ func (cl *client) why(ctx context.Context, q acl.Query) (whyJSON, error) {
 		r := ruleOf(*d.Rule)
 		w.Why, w.Rule = d.Rule.String(), &r
 	case d.Cause == acl.BySuperUser:
-		w.Why = "super.users names " + q.Principal
+		w.Why = config.SuperUsersKey + " names " + q.Principal
 	case d.Cause == acl.NoMatch:
 		w.Why = "there are rules about the resource, and none allows it"
 	case d.Allowed:
-		w.Why = "no rule is about the resource, and allow.everyone.if.no.acl.found=true"
+		w.Why = "no rule is about the resource, and " + config.AllowUnlistedKey + "=true"
 	default:
 		w.Why = "no rule is about the resource"
 	}
@@ -386,23 +387,26 @@ func grantFor(q acl.Query) string {
 	return ""
 }
 
+// accessKeys are the settings that decide beside rules.
+const accessKeys = config.SuperUsersKey + " and " + config.AllowUnlistedKey
+
 // accessSettings are what decides beside rules. unknown says what a broker does not tell: Apache Kafka hides it.
 func (cl *client) accessSettings(ctx context.Context) (how *acl.Rules, unknown string) {
 	how = &acl.Rules{}
 	meta, err := ask(ctx, cl, "", func(ctx context.Context) (kadm.Metadata, error) { return cl.adm.BrokerMetadata(ctx) })
 	if err != nil || len(meta.Brokers) == 0 {
-		return how, "super.users and allow.everyone.if.no.acl.found"
+		return how, accessKeys
 	}
 	configs, err := cl.configs(ctx, kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(meta.Brokers[0].NodeID)), false)
 	if err != nil {
-		return how, "super.users and allow.everyone.if.no.acl.found"
+		return how, accessKeys
 	}
 	for _, k := range configs {
 		switch {
-		case k.Name != "super.users" && k.Name != "allow.everyone.if.no.acl.found":
+		case k.Name != config.SuperUsersKey && k.Name != config.AllowUnlistedKey:
 		case k.Value == nil:
-			unknown = "super.users and allow.everyone.if.no.acl.found"
-		case k.Name == "super.users":
+			unknown = accessKeys
+		case k.Name == config.SuperUsersKey:
 			how.SuperUsers, _ = acl.ParseSuperUsers(*k.Value)
 		default:
 			how.AllowUnlisted = strings.EqualFold(*k.Value, "true")

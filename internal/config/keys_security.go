@@ -5,8 +5,8 @@ const StandardAuthorizer = "org.apache.kafka.metadata.authorizer.StandardAuthori
 
 // Keys that Kafka's authorizer reads. They are not in Kafka's own table, and like there described where they are set.
 const (
-	allowUnlistedKey = "allow.everyone.if.no.acl.found"
-	superUsersKey    = "super.users"
+	AllowUnlistedKey = "allow.everyone.if.no.acl.found"
+	SuperUsersKey    = "super.users"
 )
 
 // securityKeys: TLS, SASL, authorization and plug-ins that decide what is allowed.
@@ -15,7 +15,7 @@ func securityKeys() []Key {
 		{Name: "alter.config.policy.class.name", Type: Class, Unset: true, Importance: Low, State: Refused,
 			Advice: "Java policies cannot be loaded; remove the key, or restrict who may alter configurations",
 			Doc:    "Java class that may veto configuration changes."},
-		{Name: allowUnlistedKey, Type: Boolean, Default: "false", Importance: Low, Internal: true, State: Used,
+		{Name: AllowUnlistedKey, Type: Boolean, Default: "false", Importance: Low, Internal: true, State: Used,
 			Doc: "With an authorizer: what no access control list is about, everyone may do."},
 		{Name: "authorizer.class.name", Type: String, Default: "", Valid: authorizers(), Importance: Low, State: Used,
 			Doc: "Access control: " + StandardAuthorizer + " turns it on, with Kafka's rules; empty allows everything."},
@@ -144,7 +144,7 @@ func securityKeys() []Key {
 			Doc: "Java callback handler of SASL servers."},
 		{Name: "sasl.server.max.receive.size", Type: Int, Default: "32768", KafkaDefault: "524288", Importance: Medium, State: Used,
 			Doc: "Largest SASL message before authentication."},
-		{Name: superUsersKey, Type: String, Default: "", Valid: principals(), Importance: Low, Internal: true, State: Used,
+		{Name: SuperUsersKey, Type: String, Default: "", Valid: principals(), Importance: Low, Internal: true, State: Used,
 			Doc: "With an authorizer: principals that may do everything, such as User:admin;User:operator."},
 		{Name: "security.inter.broker.protocol", Type: String, Default: "PLAINTEXT", Valid: oneOf("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"), Importance: Medium, State: Used,
 			Doc: "Security protocol between brokers where inter.broker.listener.name is not set."},

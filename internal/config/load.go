@@ -445,9 +445,9 @@ func (l *loader) summarise() {
 	if len(strange) > 0 {
 		l.warn(slog.LevelWarn, strange, "these are for listeners that there are not, and have no effect: %s", strings.Join(strange, ", "))
 	}
-	if authorizes && strings.Trim(l.settings[superUsersKey].raw, "; ") == "" && !strings.EqualFold(strings.TrimSpace(l.settings[allowUnlistedKey].raw), "true") {
-		l.warn(slog.LevelWarn, []string{"authorizer.class.name", superUsersKey},
-			"access control is on, and %s names nobody: in a new cluster nobody may do anything, not even grant; %s=User:NAME names who may", superUsersKey, superUsersKey)
+	if authorizes && strings.Trim(l.settings[SuperUsersKey].raw, "; ") == "" && !strings.EqualFold(strings.TrimSpace(l.settings[AllowUnlistedKey].raw), "true") {
+		l.warn(slog.LevelWarn, []string{"authorizer.class.name", SuperUsersKey},
+			"access control is on, and %s names nobody: in a new cluster nobody may do anything, not even grant; %s=User:NAME names who may", SuperUsersKey, SuperUsersKey)
 	}
 	if len(idle) > 0 {
 		l.warn(slog.LevelInfo, idle, "accepted, but without effect in this version: %s", strings.Join(idle, ", "))

@@ -52,7 +52,7 @@ func isVendorKey(name string) bool {
 }
 
 // authorizerOnly tells whether a key matters only with an authorizer.
-func authorizerOnly(name string) bool { return name == allowUnlistedKey || name == superUsersKey }
+func authorizerOnly(name string) bool { return name == AllowUnlistedKey || name == SuperUsersKey }
 
 // perListener tells whether the own value of a listener is in force for a key.
 func perListener(base string) bool {

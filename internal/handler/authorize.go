@@ -179,9 +179,9 @@ func newAuthorizer(o Options) *authorizer {
 	if o.Config.Text("authorizer.class.name") != config.StandardAuthorizer {
 		return nil
 	}
-	users, _ := acl.ParseSuperUsers(o.Config.Text("super.users")) // config has checked it
+	users, _ := acl.ParseSuperUsers(o.Config.Text(config.SuperUsersKey)) // config has checked it
 	a := &authorizer{
-		rules: acl.Rules{SuperUsers: users, AllowUnlisted: o.Config.Bool("allow.everyone.if.no.acl.found")},
+		rules: acl.Rules{SuperUsers: users, AllowUnlisted: o.Config.Bool(config.AllowUnlistedKey)},
 		log:   o.Log, audit: o.Audit, told: map[cause]*toldCause{},
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "moldau_authorization_denied_total",
 			Help: "What clients asked for and were denied by access control."}, []string{"operation", "resource_type"}),
