@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -72,14 +71,7 @@ func (b *runner) colds(ctx context.Context) error {
 func (b *runner) coldPairs(ctx context.Context, sc coldScenario, t *throttle) error {
 	b.say("%s: %s", sc.name, sc.title())
 	for pair := range b.pairs {
-		kinds := []string{moldau}
-		if !b.moldauOnly {
-			kinds = append(kinds, kafka)
-		}
-		if pair%2 == 1 {
-			slices.Reverse(kinds)
-		}
-		for _, kind := range kinds {
+		for _, kind := range b.kindsOf(pair) {
 			r := coldRun{Scenario: sc.name, Pair: pair, Broker: kind}
 			if err := b.coldOnce(ctx, sc, t, &r); err != nil {
 				if ctx.Err() != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -58,14 +57,7 @@ func (b *runner) manies(ctx context.Context) error {
 	b.say("%s: %s", manyName, b.manyTitle())
 	b.report.ManyTitle = b.manyTitle()
 	for pair := range b.pairs {
-		kinds := []string{moldau}
-		if !b.moldauOnly {
-			kinds = append(kinds, kafka)
-		}
-		if pair%2 == 1 {
-			slices.Reverse(kinds)
-		}
-		for _, kind := range kinds {
+		for _, kind := range b.kindsOf(pair) {
 			r := manyRun{Pair: pair, Broker: kind}
 			if err := b.manyOnce(ctx, &r); err != nil {
 				if ctx.Err() != nil {

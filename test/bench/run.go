@@ -384,6 +384,17 @@ func (b *runner) quiet(ctx context.Context, rate bench.Rate) error {
 	}
 }
 
+// kindsOf are the brokers of a pair, in their order: that of every other pair is the reverse (ABBA).
+func (b *runner) kindsOf(pair int) []string {
+	switch {
+	case b.moldauOnly:
+		return []string{moldau}
+	case pair%2 == 1:
+		return []string{kafka, moldau}
+	}
+	return []string{moldau, kafka}
+}
+
 // starts measures starting and starting again.
 func (b *runner) starts(ctx context.Context) error {
 	if !b.scenario.MatchString("start") {
@@ -392,15 +403,8 @@ func (b *runner) starts(ctx context.Context) error {
 	b.say("starts")
 	for pair := range b.pairs {
 		for _, m := range []mode{pageCache, defaults} {
-			kinds := []string{moldau}
-			if !b.moldauOnly {
-				kinds = append(kinds, kafka)
-			}
-			if pair%2 == 1 {
-				slices.Reverse(kinds)
-			}
 			first := len(b.report.Starts)
-			for _, kind := range kinds {
+			for _, kind := range b.kindsOf(pair) {
 				r := startRun{Broker: kind, Mode: m, Pair: pair}
 				if err := b.startWatched(ctx, &r); err != nil {
 					if ctx.Err() != nil {
