@@ -26,25 +26,8 @@ import (
 	"moldau/internal/coordinator"
 	"moldau/internal/metastore"
 	"moldau/internal/vfs"
+	"moldau/test/logtext"
 )
-
-// logText is the log of one start.
-type logText struct {
-	mu   sync.Mutex // guards text
-	text strings.Builder
-}
-
-func (l *logText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // jbod is a broker with several log dirs, whose disk and metadata outlive it.
 type jbod struct {
@@ -53,7 +36,7 @@ type jbod struct {
 	disk  *vfs.Mem
 	bad   sync.Map // log dirs whose writes and syncs fail
 	store metastore.Store
-	log   *logText
+	log   *logtext.Text
 	open  []*kgo.Client
 	*Broker
 }
@@ -82,7 +65,7 @@ func (j *jbod) tryStart(sets ...string) error {
 		}
 		return nil
 	})
-	j.log = new(logText)
+	j.log = new(logtext.Text)
 	j.Broker, err = Start(j.ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(j.log, nil)), FS: fsys, Store: j.store})
 	return err
 }

@@ -3,37 +3,19 @@ package broker_test
 import (
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"moldau/broker/brokertest"
+	"moldau/test/logtext"
 )
-
-// lines is a log that is looked at while it is written.
-type lines struct {
-	mu   sync.Mutex // guards text
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
 
 // TestFeatureLevelsStay: a new cluster has all features on; one without group.version, as an earlier build made it, starts with it off and
 // says how to switch it on; what is switched on stays so.
 func TestFeatureLevelsStay(t *testing.T) {
-	var log lines
+	var log logtext.Text
 	c := brokertest.New(t, brokertest.Log(slog.New(slog.NewTextHandler(&log, nil))))
 	const line = "feature=group.version level=0 latest=1"
 	level := func(want int16) {

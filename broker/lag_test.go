@@ -1,13 +1,11 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,25 +15,8 @@ import (
 	"moldau/internal/config"
 	"moldau/internal/metastore"
 	"moldau/internal/vfs"
+	"moldau/test/logtext"
 )
-
-// lines is a log that a test reads.
-type lines struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lines) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
 
 // series are the gauges of groups, by name and labels.
 func series(t *testing.T, b *Broker) map[string]float64 {
@@ -77,7 +58,7 @@ func TestLagOfGroups(t *testing.T) {
 	}
 	store := metastore.NewSim().Open()
 	defer store.Close()
-	log, disk := &lines{}, vfs.NewMem()
+	log, disk := &logtext.Text{}, vfs.NewMem()
 	start := func() *Broker {
 		t.Helper()
 		b, err := Start(ctx, Options{Config: c, Log: slog.New(slog.NewTextHandler(log, nil)), FS: disk, Store: store})
@@ -168,7 +149,7 @@ func TestLagOfGroups(t *testing.T) {
 		"kafka_consumergroup_members a": 1})
 	await("still", map[string]float64{"moldau_consumergroup_partitions_at_risk": 1})
 	const nearly, gone = "about to lose records that it has not read to retention.ms", "records were deleted before the group had read them"
-	if n := log.count(nearly); n != 1 {
+	if n := log.Count(nearly); n != 1 {
 		t.Errorf("the log tells %d times what is about to be lost", n)
 	}
 	var until kadm.Offsets
@@ -177,7 +158,7 @@ func TestLagOfGroups(t *testing.T) {
 		t.Fatal(err)
 	}
 	await("it was too slow", map[string]float64{"moldau_consumergroup_at_risk a t 0 deleted": 1, "moldau_consumergroup_at_risk a t 0 time": -1, "kafka_consumergroup_lag a t 0": 3, "moldau_consumergroup_lag_seconds a t 0": 1})
-	if n := log.count(gone); n != 1 {
+	if n := log.Count(gone); n != 1 {
 		t.Errorf("the log tells %d times what is lost", n)
 	}
 	for fs := member.PollFetches(ctx); ; fs = member.PollFetches(ctx) {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -19,10 +18,11 @@ import (
 
 	"moldau/broker"
 	"moldau/internal/config"
+	"moldau/test/logtext"
 )
 
 // secure starts a broker with properties and flags, which ends with the test; its log is in the buffer.
-func secure(t *testing.T, dir string, flags map[string]string, properties ...string) (*broker.Broker, *lockedBuffer) {
+func secure(t *testing.T, dir string, flags map[string]string, properties ...string) (*broker.Broker, *brokerLog) {
 	t.Helper()
 	all := map[string]string{"data-dir": dir, "http": "off"}
 	for k, v := range flags {
@@ -30,7 +30,7 @@ func secure(t *testing.T, dir string, flags map[string]string, properties ...str
 	}
 	cfg, _, err := config.Load(config.Sources{Sets: properties, Flags: all})
 	must(t, err)
-	log := new(lockedBuffer)
+	log := new(brokerLog)
 	b, err := broker.Start(within(t), broker.Options{Config: cfg, Log: slog.New(slog.NewTextHandler(log, nil)), PoisonBuffers: true})
 	must(t, err)
 	t.Cleanup(func() {
@@ -42,7 +42,7 @@ func secure(t *testing.T, dir string, flags map[string]string, properties ...str
 }
 
 // stop stops such a broker before the test ends.
-func stop(t *testing.T, b *broker.Broker, log *lockedBuffer) {
+func stop(t *testing.T, b *broker.Broker, log *brokerLog) {
 	t.Helper()
 	log.stopped = true
 	if err := b.Abort(); err != nil {
@@ -137,22 +137,8 @@ func TestCertificateReplacedUnderLoad(t *testing.T) {
 	}
 }
 
-// lockedBuffer is a log that a test reads while a broker writes it.
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-
+// brokerLog is the log of a broker.
+type brokerLog struct {
+	logtext.Text
 	stopped bool // the broker; the test's
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/binary"
@@ -17,6 +16,7 @@ import (
 
 	"moldau/internal/wire"
 	"moldau/test/leak"
+	"moldau/test/logtext"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -209,28 +209,10 @@ func request(key int16, corr int32, body []byte) []byte {
 	return append(p, body...)
 }
 
-// syncBuffer is a log that tests read.
-type syncBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 type harness struct {
 	*Server
 	svc *fakeService
-	log *syncBuffer
+	log *logtext.Text
 	t   testing.TB
 }
 
@@ -238,7 +220,7 @@ type harness struct {
 func serve(t testing.TB, svc *fakeService, change ...func(*Options)) *harness {
 	t.Helper()
 	svc.t = t
-	log := new(syncBuffer)
+	log := new(logtext.Text)
 	opt := Options{
 		Listeners: []Listener{{Name: "PLAINTEXT", Addr: "127.0.0.1:0"}},
 		Service:   svc, PoisonBuffers: true, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -8,6 +8,7 @@ import (
 
 	"moldau/internal/stall"
 	"moldau/internal/vfs"
+	"moldau/test/logtext"
 )
 
 // A slow request's line says which stage took longest and who asked; what the client asked to wait is not slow.
@@ -60,7 +61,7 @@ func TestStages(t *testing.T) {
 
 // The own work of a request that takes too long is a stall.
 func TestSlowLocalWorkIsAStall(t *testing.T) {
-	log := new(syncBuffer)
+	log := new(logtext.Text)
 	d := stall.Start(stall.Options{Threshold: time.Hour, FS: vfs.NewMem(), Dir: "stalls", Log: slog.New(slog.NewTextHandler(log, nil))})
 	defer d.Close()
 	svc := &fakeService{start: func(call *fakeCall, _ *Conn, _ int16, _ []byte) error {

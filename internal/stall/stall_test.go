@@ -1,46 +1,28 @@
 package stall
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"moldau/internal/vfs"
 	"moldau/test/leak"
+	"moldau/test/logtext"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-type lockedLog struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *lockedLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func start(t *testing.T, fsys vfs.FS, record bool) (*Detector, *lockedLog) {
-	log := new(lockedLog)
+func start(t *testing.T, fsys vfs.FS, record bool) (*Detector, *logtext.Text) {
+	log := new(logtext.Text)
 	d := Start(Options{Threshold: time.Hour, Record: record, FS: fsys, Dir: "meta/stalls", Log: slog.New(slog.NewTextHandler(log, nil))})
 	t.Cleanup(d.Close)
 	return d, log
 }
 
-func waitFor(t *testing.T, log *lockedLog, text string) {
+func waitFor(t *testing.T, log *logtext.Text, text string) {
 	t.Helper()
 	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(time.Millisecond) {
 		if strings.Contains(log.String(), text) {
@@ -106,7 +88,7 @@ func TestSecondDetectorOnlyTells(t *testing.T) {
 
 // A watcher that wakes too late was not given a processor.
 func TestSchedulerStall(t *testing.T) {
-	log := new(lockedLog)
+	log := new(logtext.Text)
 	d := Start(Options{Threshold: -time.Hour, FS: vfs.NewMem(), Dir: "stalls", Log: slog.New(slog.NewTextHandler(log, nil))})
 	defer d.Close()
 	waitFor(t, log, "the process did not run")

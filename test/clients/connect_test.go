@@ -19,6 +19,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"moldau/test/logtext"
 )
 
 // connectPatience is long: Connect takes half a minute to begin on a busy machine.
@@ -29,7 +31,7 @@ type program struct {
 	t      *testing.T
 	name   string
 	cmd    *exec.Cmd
-	log    lockedBuffer
+	log    logtext.Text
 	exited chan struct{}
 }
 

@@ -25,6 +25,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/test/logtext"
 )
 
 const killGroupPartitions = 6
@@ -493,7 +495,7 @@ func (g *groupLedger) javaLife(ctx, end context.Context, b *broker, name string,
 	}
 	cmd := exec.Command(launcher(), args...)
 	ownProcess(cmd)
-	var complaints lockedBuffer
+	var complaints logtext.Text
 	cmd.Stderr = &complaints
 	out, err := cmd.StdoutPipe()
 	if err == nil {

@@ -22,6 +22,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/test/logtext"
 )
 
 // A member is a process that is one member of a group, with one of the clients: java/Member.java, python/member.py, node/member.js,
@@ -67,7 +69,7 @@ type member struct {
 	name   string
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
-	stderr lockedBuffer
+	stderr logtext.Text
 	exited chan struct{}
 
 	mu     sync.Mutex // guards what follows

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"moldau/test/logtext"
 )
 
 // block is a fenced block of commands of the quickstart, and what the page says that it prints.
@@ -104,7 +106,7 @@ func TestQuickstart(t *testing.T) {
 // startBackground runs what the reader leaves running in another terminal, and returns what ends it by Ctrl-C.
 func startBackground(t *testing.T, b block, dir string, env []string) (stop func()) {
 	t.Helper()
-	out := new(lockedBuffer)
+	out := new(logtext.Text)
 	cmd := exec.Command("bash", "-c", "exec "+strings.TrimSpace(b.commands))
 	ownProcess(cmd)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = dir, env, out, out

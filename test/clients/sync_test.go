@@ -17,6 +17,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"moldau/test/logtext"
 )
 
 // TestSyncBeforeAck: with the default settings, the kernel has reported a record as synced to the disk before the broker begins to send its
@@ -68,7 +70,7 @@ func attach(t *testing.T, pid int, trace string) (detach func()) {
 	t.Helper()
 	cmd := exec.Command("strace", "-f", "-yy", "-s", "0", "-o", trace, "-p", strconv.Itoa(pid), "-e", "trace=network,desc")
 	ownProcess(cmd)
-	var stderr lockedBuffer
+	var stderr logtext.Text
 	cmd.Stderr = &stderr
 	must(t, cmd.Start())
 	for until := time.Now().Add(rawPatience); !strings.Contains(stderr.String(), "attached"); time.Sleep(10 * time.Millisecond) {

@@ -29,6 +29,7 @@ import (
 	"moldau/broker"
 	"moldau/internal/config"
 	"moldau/internal/vfs"
+	"moldau/test/logtext"
 )
 
 // volume is a broker on a volume of a limited size that other programs use too.
@@ -121,12 +122,7 @@ func takeAll(t *testing.T, fsys vfs.FS, name string, most int64) {
 // inProcess is a broker in this process.
 type inProcess struct {
 	*broker.Broker
-	log *lockedLog
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.add(string(p))
-	return len(p), nil
+	log *logtext.Text
 }
 
 func startInProcess(t *testing.T, fsys vfs.FS, dataDir, listen string) inProcess {
@@ -136,7 +132,7 @@ func startInProcess(t *testing.T, fsys vfs.FS, dataDir, listen string) inProcess
 		Sets:  []string{"node.id=1", "listeners=PLAINTEXT://" + listen, "moldau.http.listener=127.0.0.1:0"},
 	})
 	must(t, err)
-	log := &lockedLog{}
+	log := &logtext.Text{}
 	b, err := broker.Start(t.Context(), broker.Options{Config: c, Log: slog.New(slog.NewTextHandler(log, nil)), FS: fsys})
 	must(t, err)
 	return inProcess{b, log}

@@ -13,13 +13,14 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kversion"
+
+	"moldau/test/logtext"
 )
 
 // moldau is the program under test.
@@ -60,26 +61,8 @@ type process struct {
 	most int // files that it may have open; 0: as many as the test may
 
 	cmd  *exec.Cmd
-	log  lockedLog
+	log  logtext.Text
 	done chan struct{} // closed when the log has ended
-}
-
-// lockedLog is written by the goroutine that reads the process's log.
-type lockedLog struct {
-	sync.Mutex // guards text
-	text       strings.Builder
-}
-
-func (l *lockedLog) add(line string) {
-	l.Lock()
-	defer l.Unlock()
-	l.text.WriteString(line)
-}
-
-func (l *lockedLog) String() string {
-	l.Lock()
-	defer l.Unlock()
-	return l.text.String()
 }
 
 // freeAddr is an address that nobody listens on. It lies below the ports that the kernel gives out, so that nobody takes it while the
@@ -156,7 +139,7 @@ func (p *process) start() {
 		lines := bufio.NewReader(out)
 		for {
 			line, err := lines.ReadString('\n')
-			p.log.add(line)
+			_, _ = p.log.Write([]byte(line))
 			var said struct {
 				Msg       string
 				Listeners []string
