@@ -291,16 +291,17 @@ func (m *model) openLog() (*Log, error) {
 	if m.late == nil {
 		m.late = rand.New(rand.NewPCG(uint64(m.id[2]), 14)) // its own, so that a seed means the same operations
 	}
+	cfg := m.cfg // what a log has been given does not change; m.cfg does
 	if m.late.IntN(3) == 0 {
 		m.of = &Held{}
-		if err := m.dir.Hold(m.of, modelTP, m.id, &m.cfg, flushedFunc(func() {})); err != nil {
+		if err := m.dir.Hold(m.of, modelTP, m.id, &cfg, flushedFunc(func() {})); err != nil {
 			return nil, err
 		}
 		return m.of.Open()
 	}
 	h := &Held{}
 	m.of = h
-	if err := m.dir.Hold(h, modelTP, m.id, &m.cfg, flushedFunc(func() {})); err != nil {
+	if err := m.dir.Hold(h, modelTP, m.id, &cfg, flushedFunc(func() {})); err != nil {
 		return nil, err
 	}
 	x := h.Extent()
