@@ -31,21 +31,22 @@ internal/network:             internal/vfs internal/wire internal/stall
 internal/storage:             internal/vfs internal/record internal/wire
 internal/acl:
 internal/acl/acltest:         internal/acl
-internal/metadata:            internal/wire internal/acl
+internal/quota:
+internal/metadata:            internal/wire internal/acl internal/quota
 internal/metastore:
-internal/controller:          internal/wire internal/acl internal/metadata
-internal/cluster:             internal/wire internal/acl internal/metadata internal/metastore internal/controller
+internal/controller:          internal/wire internal/acl internal/quota internal/metadata
+internal/cluster:             internal/wire internal/acl internal/quota internal/metadata internal/metastore internal/controller
 internal/coordinator/shard:    internal/wire
 internal/coordinator/group:    internal/wire internal/coordinator/shard
 internal/partition/replica:
 internal/partition:           internal/config internal/record internal/wire internal/storage internal/metadata internal/partition/replica
 internal/coordinator:         internal/record internal/wire internal/metadata internal/coordinator/shard internal/partition
-internal/handler:             internal/vfs internal/config internal/security internal/record internal/wire internal/network internal/storage internal/acl internal/metadata internal/controller internal/cluster internal/coordinator/shard internal/coordinator/group internal/partition internal/coordinator
+internal/handler:             internal/vfs internal/config internal/security internal/record internal/wire internal/network internal/storage internal/acl internal/quota internal/metadata internal/controller internal/cluster internal/coordinator/shard internal/coordinator/group internal/partition internal/coordinator
 internal/lag:                 internal/wire internal/storage internal/partition internal/coordinator/shard internal/coordinator/group internal/coordinator
 broker:                       *
 broker/brokertest:            *
 internal/bench:               internal/record
-internal/cli:                 internal/config internal/security internal/vfs internal/record internal/wire internal/storage internal/acl internal/bench
+internal/cli:                 internal/config internal/security internal/vfs internal/record internal/wire internal/storage internal/acl internal/quota internal/bench
 cmd/moldau:                   broker internal/cli
 `
 
@@ -135,7 +136,7 @@ func TestLayering(t *testing.T) {
 // passive are the packages that decide without doing: called with a state and an input,
 // they return what is to be done. A seeded scheduler can then run a whole cluster of
 // them in one thread.
-var passive = []string{"internal/acl", "internal/controller", "internal/metadata", "internal/partition/replica", "internal/coordinator/shard", "internal/coordinator/group"}
+var passive = []string{"internal/acl", "internal/quota", "internal/controller", "internal/metadata", "internal/partition/replica", "internal/coordinator/shard", "internal/coordinator/group"}
 
 // passiveBans are imports that a passive package may not have: a goroutine's tools, a
 // clock, I/O, randomness.

@@ -1,0 +1,163 @@
+// Package quota is Kafka's client quotas: which rule limits whom (KIP-124, 546, 599, 612), how much each client used
+// lately, and for how long it has to wait. It is passive: who asks brings the time, and does the waiting.
+//
+// Invariants:
+//  1. Rules never change. New ones share nothing with those they came from that could change.
+//  2. A limit of one key never hides that of another: precedence is asked for each key by itself, as Kafka does.
+package quota
+
+import "maps"
+
+// Key is what a quota limits.
+type Key uint8
+
+// Keys, with Kafka's names (see Key.String). Rates are per second.
+const (
+	ProducerByteRate Key = iota
+	ConsumerByteRate
+	RequestPercentage
+	ControllerMutationRate
+	ConnectionCreationRate // of ip entities only
+
+	keys
+)
+
+var keyNames = [keys]string{"producer_byte_rate", "consumer_byte_rate", "request_percentage", "controller_mutation_rate", "connection_creation_rate"}
+
+// String is Kafka's name of the key.
+func (k Key) String() string { return keyNames[k] }
+
+// Part is one part of the name of an entity. The zero Part says that the entity has no such part.
+type Part struct {
+	kind partKind
+	name string
+}
+
+type partKind uint8
+
+const (
+	absent partKind = iota
+	byDefault
+	named
+)
+
+// Default is the part that stands for every name without a rule of its own.
+var Default = Part{kind: byDefault}
+
+// Named is the part with that name, which may be empty.
+func Named(name string) Part { return Part{kind: named, name: name} }
+
+// Present says whether an entity has the part.
+func (p Part) Present() bool { return p.kind != absent }
+
+// IsDefault says whether it is the default part.
+func (p Part) IsDefault() bool { return p.kind == byDefault }
+
+// Name is the name, "" of the default part.
+func (p Part) Name() string { return p.name }
+
+// Entity is whom a rule is about. Users and client ids may stand together, an ip stands alone.
+type Entity struct{ User, ClientID, IP Part }
+
+// Limits are the limits of one entity.
+type Limits struct {
+	set   uint8
+	value [keys]float64
+}
+
+// Get is the limit of a key, and whether there is one.
+func (l Limits) Get(k Key) (float64, bool) { return l.value[k], l.set&(1<<k) != 0 }
+
+// With is l with a limit.
+func (l Limits) With(k Key, v float64) Limits {
+	l.set |= 1 << k
+	l.value[k] = v
+	return l
+}
+
+// Without is l without a limit of k.
+func (l Limits) Without(k Key) Limits {
+	l.set &^= 1 << k
+	l.value[k] = 0
+	return l
+}
+
+// Empty says that nothing is limited.
+func (l Limits) Empty() bool { return l.set == 0 }
+
+// Rules are all quotas of a cluster. A nil *Rules has none.
+type Rules struct {
+	of map[Entity]Limits
+}
+
+// With are the rules with those of some entities replaced; empty limits remove an entity.
+func (r *Rules) With(changes map[Entity]Limits) *Rules {
+	next := &Rules{of: map[Entity]Limits{}}
+	if r != nil {
+		next.of = maps.Clone(r.of)
+	}
+	for e, l := range changes {
+		if l.Empty() {
+			delete(next.of, e)
+		} else {
+			next.of[e] = l
+		}
+	}
+	if len(next.of) == 0 {
+		return nil
+	}
+	return next
+}
+
+// Of are the limits that were set for exactly this entity.
+func (r *Rules) Of(e Entity) Limits {
+	if r == nil {
+		return Limits{}
+	}
+	return r.of[e]
+}
+
+// All calls yield for each entity with limits, in no order.
+func (r *Rules) All(yield func(Entity, Limits) bool) {
+	if r == nil {
+		return
+	}
+	for e, l := range r.of {
+		if !yield(e, l) {
+			return
+		}
+	}
+}
+
+// Client is the limit of a key for a client, and the entity whose rule it is. The most specific rule that limits the key wins
+// (ClientQuotaManager, KIP-55): user and client id, user and default client id, user, default user and client id, both
+// defaults, default user, client id, default client id.
+func (r *Rules) Client(k Key, user, clientID string) (limit float64, by Entity, ok bool) {
+	if r == nil {
+		return 0, Entity{}, false
+	}
+	u, c := Named(user), Named(clientID)
+	for _, e := range [...]Entity{
+		{User: u, ClientID: c}, {User: u, ClientID: Default}, {User: u},
+		{User: Default, ClientID: c}, {User: Default, ClientID: Default}, {User: Default},
+		{ClientID: c}, {ClientID: Default},
+	} {
+		if v, ok := r.of[e].Get(k); ok {
+			return v, e, true
+		}
+	}
+	return 0, Entity{}, false
+}
+
+// Address is the limit of connections per second of an address (KIP-612), in its text form, and the entity whose rule it is.
+func (r *Rules) Address(ip string) (limit float64, by Entity, ok bool) {
+	if r == nil {
+		return 0, Entity{}, false
+	}
+	for _, e := range [...]Entity{{IP: Named(ip)}, {IP: Default}} {
+		if v, ok := r.of[e].Get(ConnectionCreationRate); ok {
+			return v, e, true
+		}
+	}
+	return 0, Entity{}, false
+}

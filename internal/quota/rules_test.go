@@ -1,0 +1,45 @@
+package quota
+
+import "testing"
+
+// Each rule that is more specific than those before it takes over, and only for its key.
+func TestMostSpecificRuleWins(t *testing.T) {
+	u, c := Named("u"), Named("c")
+	var r *Rules
+	for i, e := range []Entity{
+		{ClientID: Default}, {ClientID: c},
+		{User: Default}, {User: Default, ClientID: Default}, {User: Default, ClientID: c},
+		{User: u}, {User: u, ClientID: Default}, {User: u, ClientID: c},
+	} {
+		before := r
+		r = r.With(map[Entity]Limits{e: Limits{}.With(ProducerByteRate, float64(i+1))})
+		if v, by, ok := r.Client(ProducerByteRate, "u", "c"); !ok || v != float64(i+1) || by != e {
+			t.Errorf("rule %d: %v by %+v, %v", i, v, by, ok)
+		}
+		if v, _, _ := before.Client(ProducerByteRate, "u", "c"); v != float64(i) {
+			t.Errorf("rules from before rule %d changed: %v", i, v)
+		}
+		if _, _, ok := r.Client(ConsumerByteRate, "u", "c"); ok {
+			t.Errorf("rule %d limits another key", i)
+		}
+	}
+	if v, _, _ := r.Client(ProducerByteRate, "v", "d"); v != 4 {
+		t.Errorf("a stranger has %v, not that of both defaults", v)
+	}
+	if _, _, ok := r.Address("10.0.0.1"); ok {
+		t.Error("an address is limited by a rule about clients")
+	}
+	r = r.With(map[Entity]Limits{{IP: Default}: Limits{}.With(ConnectionCreationRate, 2)})
+	r = r.With(map[Entity]Limits{{IP: Named("10.0.0.1")}: Limits{}.With(ConnectionCreationRate, 1)})
+	for ip, want := range map[string]float64{"10.0.0.1": 1, "10.0.0.2": 2} {
+		if v, _, ok := r.Address(ip); !ok || v != want {
+			t.Errorf("%s: %v, want %v", ip, v, want)
+		}
+	}
+	for e := range r.All {
+		r = r.With(map[Entity]Limits{e: r.Of(e).Without(ProducerByteRate).Without(ConnectionCreationRate)})
+	}
+	if r != nil {
+		t.Errorf("rules are left: %+v", r)
+	}
+}
