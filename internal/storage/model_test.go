@@ -36,9 +36,12 @@ func TestModel(t *testing.T) {
 	manySeeds(t, *seeds, func(seed int64) (int, error) { return runModel(seed, vfs.MemOptions{}) })
 }
 
-// manySeeds runs seeds from -storage.seed on and ends after a few that fail.
+// manySeeds runs seeds from -storage.seed on, an eighth of them in a short run, and ends after a few that fail.
 func manySeeds(t *testing.T, n int, run func(seed int64) (steps int, err error)) {
 	t.Helper()
+	if testing.Short() {
+		n = (n + 7) / 8
+	}
 	steps, failed := 0, 0
 	for seed := *firstRun; seed < *firstRun+int64(n) && failed < 3; seed++ {
 		k, err := run(seed)
@@ -52,6 +55,9 @@ func manySeeds(t *testing.T, n int, run func(seed int64) (steps int, err error))
 
 // TestModelNoticesNoSync proves that the model test has teeth: a disk that ignores syncs must fail it.
 func TestModelNoticesNoSync(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes hundreds of seeds until the last is noticed")
+	}
 	for name, o := range map[string]vfs.MemOptions{
 		"file sync": {IgnoreSync: true}, "directory sync": {IgnoreSyncDir: true}, "rename": {TornRename: true},
 	} {
