@@ -364,27 +364,9 @@ func (cl *client) why(ctx context.Context, q acl.Query) (whyJSON, error) {
 		w.Why = "no rule is about the resource"
 	}
 	if !d.Allowed && d.Rule == nil {
-		w.Hint = grantFor(q)
+		w.Hint = q.GrantCommand()
 	}
 	return w, nil
-}
-
-// grantFor is the command that would allow it.
-func grantFor(q acl.Query) string {
-	user := strings.TrimPrefix(q.Principal, "User:")
-	switch {
-	case q.Type == acl.Topic && (q.Operation == acl.Write || q.Operation == acl.Create):
-		return "moldau acl grant producer " + user + " " + q.Name
-	case q.Type == acl.Topic && (q.Operation == acl.Read || q.Operation == acl.Describe):
-		return "moldau acl grant consumer " + user + " " + q.Name
-	case q.Type == acl.Topic:
-		return "moldau acl grant admin " + user + " " + q.Name
-	case q.Type == acl.Group && (q.Operation == acl.Read || q.Operation == acl.Describe):
-		return "moldau acl grant consumer " + user + " TOPIC --group " + q.Name
-	case q.Type == acl.TransactionalID:
-		return "moldau acl grant producer " + user + " TOPIC --transactional-id " + q.Name
-	}
-	return ""
 }
 
 // accessKeys are the settings that decide beside rules.

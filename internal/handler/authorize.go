@@ -1,8 +1,8 @@
 package handler
 
 import (
+	"cmp"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -100,7 +100,7 @@ func (rc *requestContext) mayAny(a access) bool {
 	if t.access == nil || t.access.rules.MayAny(t.o.Cluster.Image().ACLs(), rc.query(a, "")) {
 		return true
 	}
-	t.access.tell(rc, a, "any", acl.Decision{Cause: acl.NoMatch})
+	t.access.tell(rc, a, "", acl.Decision{Cause: acl.NoMatch})
 	return false
 }
 
@@ -195,10 +195,11 @@ func newAuthorizer(o Options) *authorizer {
 	return a
 }
 
-// tell makes a denial known.
+// tell makes a denial known. An empty name stands for any resource.
 func (a *authorizer) tell(rc *requestContext, what access, name string, d acl.Decision) {
 	a.denied.WithLabelValues(what.op.String(), what.resource.String()).Inc()
-	name = name[:min(len(name), maxLoggedName)]
+	q := rc.query(what, name[:min(len(name), maxLoggedName)])
+	name = cmp.Or(q.Name, "any")
 	why := "no rule allows it"
 	switch {
 	case d.Rule != nil:
@@ -211,7 +212,7 @@ func (a *authorizer) tell(rc *requestContext, what access, name string, d acl.De
 		"operation", what.op.String(), "resourceType", what.resource.String(), "resource", name, "why", why)
 	if silent, ok := a.due(cause{rc.principal, what, name}, time.Now()); ok {
 		a.log.Warn("denied", "principal", rc.principal, "host", rc.host.Addr().Unmap().String(), "operation", what.op.String(),
-			"resource", what.resource.String()+":"+name, "why", why, "hint", grantHint(rc.principal, what, name), "similarSince", silent)
+			"resource", what.resource.String()+":"+name, "why", why, "hint", hint(q, d), "similarSince", silent)
 	}
 }
 
@@ -247,16 +248,12 @@ func (a *authorizer) due(c cause, now time.Time) (silent int, ok bool) {
 	return silent, true
 }
 
-// grantHint is the command that allows it, where there is a short one, else the one that explains.
-func grantHint(principal string, what access, name string) string {
-	user := strings.TrimPrefix(principal, "User:")
-	if what.resource == topicResource {
-		switch what.op {
-		case opWrite, opCreate:
-			return "moldau acl grant producer " + user + " " + name
-		case opRead:
-			return "moldau acl grant consumer " + user + " " + name
+// hint is the command that allows it, where there is one and no rule denies it, else the one that explains.
+func hint(q acl.Query, d acl.Decision) string {
+	if d.Rule == nil {
+		if grant := q.GrantCommand(); grant != "" {
+			return grant
 		}
 	}
-	return "moldau acl why " + user + " " + strings.ToLower(what.op.String()) + " " + strings.ToLower(what.resource.String()) + ":" + name
+	return q.WhyCommand()
 }

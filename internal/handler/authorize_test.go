@@ -258,6 +258,14 @@ func TestDenialsAreTold(t *testing.T) {
 	if s := audit.String(); !strings.Contains(s, "rule created") || !strings.Contains(s, "rule deleted") || !strings.Contains(s, "ALLOW User:bob from * WRITE on TOPIC:LITERAL:t") {
 		t.Error(s)
 	}
+	// A grant is no help against a rule that denies.
+	b.grant(t, "topic literal t User:bob write deny")
+	b.access.told = map[cause]*toldCause{}
+	log.Reset()
+	askAs[*kmsg.ProduceResponse](t, b, "bob", produceRequest(13, "", id, -1, batchOf(t, "a")), 13)
+	if s := log.String(); !strings.Contains(s, `hint="moldau acl why bob write topic:t"`) {
+		t.Error(s)
+	}
 }
 
 func TestCausesAreLoggedOnceAMinute(t *testing.T) {
