@@ -169,6 +169,7 @@ func (l *loader) resolveListeners(b *Broker) {
 		l.failKey("security.inter.broker.protocol", "must be the name of one of the listeners for clients, or inter.broker.listener.name be set instead: "+strings.Join(b.listenerNames(), ", "))
 	}
 	l.warnExposed(b)
+	l.warnReadable(b)
 	if len(unopened) > 0 {
 		l.warn(slog.LevelInfo, []string{"controller.listener.names"},
 			"controller listener not opened: %s; a single node needs no socket for its controller", strings.Join(unopened, ", "))
@@ -187,6 +188,24 @@ func (l *loader) warnExposed(b *Broker) {
 	if len(open) > 0 {
 		l.warn(slog.LevelWarn, []string{"listeners"}, "everybody who reaches this machine may read and write everything over %s: "+
 			"bind it to localhost, or give it SASL_SSL with sasl.enabled.mechanisms, or SSL with ssl.client.auth=required", strings.Join(open, ", "))
+	}
+}
+
+// warnReadable names the listeners over which clients send what lets anybody in who reads along. Of SCRAM he gets what he can guess
+// passwords against, which is the same advice.
+func (l *loader) warnReadable(b *Broker) {
+	var open []string
+	for _, x := range b.listeners {
+		if !x.Exposed() || x.Protocol != SASLPlaintext {
+			continue
+		}
+		if mechanisms := b.OfListener(x.Name).List("sasl.enabled.mechanisms"); len(mechanisms) > 0 {
+			open = append(open, fmt.Sprintf("%s (%s://%s, %s)", x.Name, x.Protocol, net.JoinHostPort(x.Host, strconv.Itoa(x.Port)), strings.Join(mechanisms, ", ")))
+		}
+	}
+	if len(open) > 0 {
+		l.warn(slog.LevelWarn, []string{"listeners", "sasl.enabled.mechanisms"}, "whoever reads along on the network gets passwords (PLAIN), tokens (OAUTHBEARER) or what they can be guessed from (SCRAM), and all records, over %s: "+
+			"make it SASL_SSL, with a certificate or --tls=auto, or bind it to localhost", strings.Join(open, "; "))
 	}
 }
 

@@ -61,6 +61,28 @@ func TestWhoIsExposed(t *testing.T) {
 	}
 }
 
+// TestWhoCanReadAlong: what lets somebody in, and goes over the network as it is, is in one warning.
+func TestWhoCanReadAlong(t *testing.T) {
+	for lines, want := range map[string]string{
+		"listeners=SASL_PLAINTEXT://localhost:1\nsasl.enabled.mechanisms=PLAIN": "",
+		"listeners=SASL_SSL://:1\nsasl.enabled.mechanisms=PLAIN":                "",
+		"listeners=SASL_PLAINTEXT://10.0.0.1:1\nsasl.enabled.mechanisms=PLAIN":  "over SASL_PLAINTEXT (SASL_PLAINTEXT://10.0.0.1:1, PLAIN): make it SASL_SSL",
+		"listeners=A://:1,B://:2,C://localhost:3\nlistener.security.protocol.map=A:SASL_PLAINTEXT,B:SASL_PLAINTEXT,C:SASL_PLAINTEXT\ninter.broker.listener.name=C\n" +
+			"sasl.enabled.mechanisms=SCRAM-SHA-512\nlistener.name.b.sasl.enabled.mechanisms=PLAIN,OAUTHBEARER": "over A (SASL_PLAINTEXT://:1, SCRAM-SHA-512); B (SASL_PLAINTEXT://:2, PLAIN, OAUTHBEARER): make it",
+	} {
+		_, warnings := load(t, file(lines))
+		var got []string
+		for _, w := range warnings {
+			if slices.Equal(w.Keys, []string{"listeners", "sasl.enabled.mechanisms"}) {
+				got = append(got, w.Text)
+			}
+		}
+		if want == "" && len(got) != 0 || want != "" && (len(got) != 1 || !strings.Contains(got[0], want) || strings.Contains(got[0], "\n")) {
+			t.Errorf("%s: %q", lines, got)
+		}
+	}
+}
+
 // TestTLSAuto: the flag makes the default listener, and one given as HOST:PORT, TLS listeners; listeners that were given in full stay.
 func TestTLSAuto(t *testing.T) {
 	for _, c := range []struct {
