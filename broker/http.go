@@ -134,6 +134,11 @@ func (b *Broker) warnings() []string {
 		}
 		given = given || d.Room().ReserveGiven
 	}
+	for _, e := range b.security.Expiries() {
+		if n := e.Notice(time.Now()); n != "" {
+			out = append(out, n)
+		}
+	}
 	if given {
 		out = append(out, fmt.Sprintf("the reserve in metadata directory %s was given up because its volume is nearly full", b.metaDir))
 	}
@@ -176,6 +181,7 @@ var (
 	scrubIndexDesc = prometheus.NewDesc("moldau_scrub_mended_indexes_total", "Indexes that did not fit their segment and were made anew.", nil, nil)
 	scrubAtDesc    = prometheus.NewDesc("moldau_scrub_progress_ratio", "Share of the bytes that the pass under way has behind it; 1 between passes.", nil, nil)
 	readyDesc      = prometheus.NewDesc("moldau_ready", "1 when the broker serves.", nil, nil)
+	expiryDesc     = prometheus.NewDesc("moldau_certificate_expires_in_seconds", "Time until the first certificate of a listener's keystore, truststore or of the CA of --tls=auto ends; negative after that.", []string{"listener", "store"}, nil)
 	imageDesc      = prometheus.NewDesc("moldau_metadata_sequence", "Sequence number of the metadata image.", nil, nil)
 )
 
@@ -184,7 +190,7 @@ func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{partitionsDesc, openDesc, recoverDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
 		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc,
 		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, standstillDesc, storeDesc,
-		damagedDesc, scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc} {
+		damagedDesc, scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc, expiryDesc} {
 		out <- d
 	}
 }
@@ -226,6 +232,9 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 	b.collectDisks(out)
 	b.collectCleaning(out)
 	b.collectScrub(out)
+	for _, e := range b.security.Expiries() {
+		gauge(expiryDesc, time.Until(e.NotAfter).Seconds(), e.Listener, e.Store)
+	}
 	gauge(durableDesc, float64(b.o.Config.Int("log.flush.interval.messages")))
 	gauge(readyDesc, truth(len(b.unready()) == 0))
 	gauge(imageDesc, float64(b.cluster.Image().Seq()))

@@ -26,7 +26,7 @@ func (b *Broker) openSecurity() (err error) {
 		for _, l := range b.o.Config.Listeners() {
 			names = append(names, l.Host, l.AdvertisedHost)
 		}
-		auto = security.OpenAuthority(filepath.Join(filepath.FromSlash(b.metaDir), "tls"), names)
+		auto = security.OpenAuthority(filepath.Join(filepath.FromSlash(b.metaDir), security.AuthorityDir), names)
 	}
 	if b.security, err = security.New(b.o.Config, auto); err != nil {
 		return err
@@ -35,18 +35,27 @@ func (b *Broker) openSecurity() (err error) {
 	return nil
 }
 
-// watchSecurity puts changed files in force.
+// remindAgain is how often a certificate that ends soon is told of.
+const remindAgain = 24 * time.Hour
+
+// watchSecurity puts changed files in force, and reminds of certificates that end.
 func (b *Broker) watchSecurity() {
 	if !slices.ContainsFunc(b.o.Config.Listeners(), func(l config.Listener) bool { return l.Protocol != config.Plaintext }) {
 		return
 	}
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
+	b.remind()
+	reminded := time.Now()
 	for {
 		select {
-		case <-tick.C:
+		case now := <-tick.C:
 			b.reloadSecurity()
 			b.reloadKeys()
+			if now.Sub(reminded) >= remindAgain {
+				b.remind()
+				reminded = now
+			}
 		case <-b.life.Done():
 			return
 		}
@@ -60,6 +69,15 @@ func (b *Broker) reloadSecurity() {
 			continue
 		}
 		b.log.Info("new connections see another certificate", "listener", c.Listener, "subject", c.Subject, "notAfter", c.NotAfter.Format(time.RFC3339))
+	}
+}
+
+// remind warns of certificates that end.
+func (b *Broker) remind() {
+	for _, e := range b.security.Expiries() {
+		if n := e.Notice(time.Now()); n != "" {
+			b.log.Warn(n, "listener", e.Listener, "store", e.Store, "subject", e.Subject, "notAfter", e.NotAfter.UTC().Format(time.RFC3339))
+		}
 	}
 }
 

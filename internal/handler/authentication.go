@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,11 @@ func (t *Table) openSession(c *network.Conn) (*session, error) {
 	}
 	var err error
 	if s.principal, err = t.o.Security.Principal(c.Listener(), c.PeerCertificate()); err != nil {
+		c.TurnedAway(network.TLSMechanism, false)
 		return nil, fmt.Errorf("the client's certificate is not let in: %w", err)
+	}
+	if c.Secure() { // as in Kafka, where a client without TLS and SASL authenticates by nothing
+		c.LetIn(network.TLSMechanism, false)
 	}
 	return s, nil
 }
@@ -98,7 +103,17 @@ func (t *Table) deny(c *network.Conn, h wire.RequestHeader, arrived time.Time, d
 			return rc.turnAway(resp), nil
 		}
 	}
+	if errors.Is(denied, errExpired) {
+		c.SessionExpired()
+	} else {
+		stateOf(c).session.turnedAway(c)
+	}
 	return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, denied)
+}
+
+// turnedAway counts that the client is not let in.
+func (s *session) turnedAway(c *network.Conn) {
+	c.TurnedAway(cmp.Or(s.mechanism, network.NoMechanism), s.again)
 }
 
 // outOfPlace is the answer to a request that has no place while a client proves who it is, as Kafka gives it before it closes the
@@ -157,11 +172,13 @@ func (rc *requestContext) step(message []byte) (answer []byte, done bool, lifeti
 	}
 	s.principal, s.phase, s.talk = id.Principal, known, nil
 	rc.principal = s.principal
+	rc.conn.LetIn(s.mechanism, s.again)
 	return answer, true, lifetime, nil
 }
 
 // notLetIn tells why a client is turned away.
 func (rc *requestContext) notLetIn(err error) {
+	stateOf(rc.conn).session.turnedAway(rc.conn)
 	rc.table.refused.log(rc, "authentication failed on listener "+rc.listener, err)
 }
 

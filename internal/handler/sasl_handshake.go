@@ -30,6 +30,7 @@ func startSASLHandshake(t *Table, rc requestContext, body []byte) (network.Call,
 	}
 	resp.SupportedMechanisms = t.o.Security.Mechanisms(rc.listener)
 	again := s.phase == known
+	s.again = again
 	if again && req.Mechanism != s.mechanism {
 		resp.ErrorCode = int16(wire.UnsupportedSaslMechanism)
 		rc.notLetIn(refuse(wire.UnsupportedSaslMechanism, "asks for %.40q to authenticate again, after %s", req.Mechanism, s.mechanism))
@@ -41,7 +42,7 @@ func startSASLHandshake(t *Table, rc requestContext, body []byte) (network.Call,
 		rc.notLetIn(refuse(wire.UnsupportedSaslMechanism, "the listener does not offer the mechanism %.40q (sasl.enabled.mechanisms)", req.Mechanism))
 		return rc.turnAway(resp), nil
 	}
-	s.again, s.talk, s.mechanism, s.phase = again, talk, req.Mechanism, proving
+	s.talk, s.mechanism, s.phase = talk, req.Mechanism, proving
 	rc.conn.SetRaw(rc.header.Version == 0)
 	return answered(&rc, resp, rc.header.Version), nil
 }

@@ -191,8 +191,10 @@ func (c *Conn) logEnd(err error) (reason string) {
 		}
 		return "slow"
 	case errors.As(err, &shake):
+		cause := causeOf(err)
+		c.handshakeFailed(cause)
 		if n, ok := c.srv.badFrames.allow(); ok {
-			log.Warn("closing: TLS handshake failed", "cause", handshakeCause(err), "error", err, "suppressed", n)
+			log.Warn("closing: TLS handshake failed", "cause", cause.text, "error", err, "suppressed", n)
 		}
 		return "handshake"
 	case errors.As(err, &frame):

@@ -45,6 +45,7 @@ type metrics struct {
 	waiting     prometheus.Gauge
 	bytesIn     prometheus.Counter
 	bytesOut    prometheus.Counter
+	auth        authentications
 
 	apis     [kmsg.MaxKey + 2]atomic.Pointer[apiTimes] // the last is for keys nobody knows
 	timeDesc *prometheus.Desc
@@ -66,6 +67,7 @@ func newMetrics(reg prometheus.Registerer, budget func() float64) *metrics {
 			Help: "Bytes received from clients."}),
 		bytesOut: prometheus.NewCounter(prometheus.CounterOpts{Name: "moldau_network_sent_bytes_total",
 			Help: "Bytes sent to clients."}),
+		auth: newAuthentications(),
 		timeDesc: prometheus.NewDesc("moldau_network_request_seconds",
 			"Time of requests by API and Kafka's stage names.", []string{"api", "stage"}, nil),
 	}
@@ -73,6 +75,7 @@ func newMetrics(reg prometheus.Registerer, budget func() float64) *metrics {
 		free := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "moldau_network_request_memory_available_bytes",
 			Help: "What request frames may still take of queued.max.request.bytes."}, budget)
 		reg.MustRegister(m.connections, m.accepted, m.closed, m.waiting, m.bytesIn, m.bytesOut, free, m)
+		reg.MustRegister(m.auth.collectors()...)
 	}
 	return m
 }

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -276,30 +277,45 @@ func plainText(err error) bool {
 	return errors.As(err, &header)
 }
 
-// handshakeCause says in an operator's words why a handshake failed, and what helps.
-func handshakeCause(err error) string {
+// handshakeCause is why a handshake failed: a label for metrics, and an operator's words with what helps.
+type handshakeCause struct{ label, text string }
+
+var (
+	clientPlain     = handshakeCause{"no_tls", "the client speaks no TLS: give it security.protocol=SSL or SASL_SSL, or the port of another listener"}
+	clientSlow      = handshakeCause{"timeout", "the client did not finish in time"}
+	clientGone      = handshakeCause{"client_gone", "the client went away; most do so silently when they do not trust the broker's certificate, or its names lack the host that they asked for"}
+	clientExpired   = handshakeCause{"client_certificate_expired", "the client's certificate has expired, or is not valid yet"}
+	clientUntrusted = handshakeCause{"client_certificate_untrusted", "the client's certificate does not lead to one in ssl.truststore"}
+	clientBare      = handshakeCause{"no_client_certificate", "the client shows no certificate, and ssl.client.auth=required"}
+	brokerUntrusted = handshakeCause{"broker_certificate_untrusted", "the client does not trust the broker's certificate: give it the CA, and check that the certificate has the host name that it asks for"}
+	brokerExpired   = handshakeCause{"broker_certificate_expired", "the broker's certificate has expired"}
+	noVersion       = handshakeCause{"no_common_version", "client and broker have no version or cipher suite of TLS in common (ssl.enabled.protocols, ssl.cipher.suites)"}
+	otherCause      = handshakeCause{"other", "see error"}
+)
+
+func causeOf(err error) handshakeCause {
 	var authority x509.UnknownAuthorityError
 	var invalid x509.CertificateInvalidError
 	text := err.Error()
 	switch {
 	case plainText(err):
-		return "the client speaks no TLS: give it security.protocol=SSL or SASL_SSL, or the port of another listener"
+		return clientPlain
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "the client did not finish in time"
-	case errors.Is(err, io.EOF):
-		return "the client went away; most do so silently when they do not trust the broker's certificate, or its names lack the host that they asked for"
+		return clientSlow
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return clientGone
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return "the client's certificate has expired, or is not valid yet"
+		return clientExpired
 	case errors.As(err, &authority), errors.As(err, &invalid):
-		return "the client's certificate does not lead to one in ssl.truststore"
+		return clientUntrusted
 	case strings.Contains(text, "didn't provide a certificate"):
-		return "the client shows no certificate, and ssl.client.auth=required"
+		return clientBare
 	case strings.Contains(text, "remote error: tls: unknown certificate"), strings.Contains(text, "remote error: tls: bad certificate"):
-		return "the client does not trust the broker's certificate: give it the CA, and check that the certificate has the host name that it asks for"
+		return brokerUntrusted
 	case strings.Contains(text, "remote error: tls: expired certificate"):
-		return "the broker's certificate has expired"
+		return brokerExpired
 	case strings.Contains(text, "protocol version"), strings.Contains(text, "unsupported versions"), strings.Contains(text, "no cipher suite"):
-		return "client and broker have no version or cipher suite of TLS in common (ssl.enabled.protocols, ssl.cipher.suites)"
+		return noVersion
 	}
-	return "see error"
+	return otherCause
 }

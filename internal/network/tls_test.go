@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"moldau/internal/wire"
 )
 
@@ -100,7 +102,8 @@ func TestBadHandshakesStandAlone(t *testing.T) {
 	config := serverTLS(t, a)
 	config.ClientCAs, config.ClientAuth = a.pool, tls.RequireAndVerifyClientCert
 	svc := &fakeService{}
-	h := serve(t, svc, withTLS(config))
+	reg := prometheus.NewRegistry()
+	h := serve(t, svc, withTLS(config), func(o *Options) { o.Registerer = reg })
 
 	var silent []net.Conn // more than handshakes that may calculate at once
 	for range 4 * (1 + handshakeSlots()) {
@@ -147,7 +150,19 @@ func TestBadHandshakesStandAlone(t *testing.T) {
 				return
 			}
 		}
-	}, "error=")
+	}, `cause="see error"`)
+
+	counts := counters(t, reg)
+	for label, want := range map[string]float64{
+		"moldau_network_tls_handshakes_failed_total PLAINTEXT no_tls": 1, "moldau_network_tls_handshakes_failed_total PLAINTEXT no_client_certificate": 1,
+		"moldau_network_tls_handshakes_failed_total PLAINTEXT client_certificate_untrusted": 1, "moldau_network_tls_handshakes_failed_total PLAINTEXT broker_certificate_untrusted": 1,
+		"moldau_network_tls_handshakes_failed_total PLAINTEXT no_common_version": 1, "moldau_network_tls_handshakes_failed_total PLAINTEXT other": 1,
+		"kafka_server_socket_server_metrics_failed_authentication_total PLAINTEXT SSL": 6,
+	} {
+		if counts[label] != want {
+			t.Errorf("%s is %v, want %v", label, counts[label], want)
+		}
+	}
 
 	c := tls.Client(h.dialPlain(), &tls.Config{RootCAs: a.pool, ServerName: "localhost", Certificates: []tls.Certificate{a.issue(t, "friend")}})
 	send(t, c, request(keyFetch, 7, nil))
@@ -155,6 +170,34 @@ func TestBadHandshakesStandAlone(t *testing.T) {
 	for i := range silent {
 		_ = silent[i].Close()
 	}
+}
+
+// counters are the values of all counters by their name, listener and other labels.
+func counters(t testing.TB, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			key, listener := f.GetName(), ""
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "listener" {
+					listener = " " + l.GetValue()
+				}
+			}
+			key += listener
+			for _, l := range m.GetLabel() {
+				if l.GetName() != "listener" {
+					key += " " + l.GetValue()
+				}
+			}
+			out[key] = m.GetCounter().GetValue()
+		}
+	}
+	return out
 }
 
 // TestTLSConnectionsWaitWithoutABuffer: a connection over which nothing comes, or a part of a record, holds nothing of the budget.

@@ -29,12 +29,16 @@ const (
 	clockSlack     = time.Hour           // clocks that are behind ours
 )
 
+// AuthorityDir is where the CA of --tls=auto is, below the metadata directory.
+const AuthorityDir = "tls"
+
 // Authority is the CA of --tls=auto, in a directory of its own: ca.pem for clients, ca.key, and the broker's broker.pem with its
 // broker.key. What is there is used; a certificate that is old, or lacks a name, is made anew. A CA that is damaged is an error:
 // clients trust it, so it is nobody's to replace.
 type Authority struct {
-	dir   string
-	names []string // hosts and addresses that the certificate is for
+	dir      string
+	names    []string // hosts and addresses that the certificate is for
+	readOnly bool     // what is not there is an error, and nothing is made
 
 	mu sync.Mutex // guards the files, over I/O
 }
@@ -50,24 +54,31 @@ func OpenAuthority(dir string, names []string) *Authority {
 	return &Authority{dir: dir, names: slices.Compact(names)}
 }
 
+// ReadAuthority is the authority in dir as a broker has left it: nothing is made or renewed, and fs.ErrNotExist is the error where there is
+// none.
+func ReadAuthority(dir string) *Authority { return &Authority{dir: dir, readOnly: true} }
+
 // CAFile is what clients need to trust.
 func (a *Authority) CAFile() string { return filepath.Join(a.dir, "ca.pem") }
 
-// certificate is the broker's, made if need be.
-func (a *Authority) certificate() (tls.Certificate, error) {
+// certificate is the broker's, made if need be, and its CA's.
+func (a *Authority) certificate() (tls.Certificate, *x509.Certificate, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	ca, caKey, err := a.authority()
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("moldau.tls=auto: %w: bring the files of %s back, or remove them all for a new CA, which clients must then be given", err, a.dir)
+		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %w: bring the files of %s back, or remove them all for a new CA, which clients must then be given", err, a.dir)
 	}
 	certFile, keyFile := filepath.Join(a.dir, "broker.pem"), filepath.Join(a.dir, "broker.key")
-	if cert, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil && a.good(cert.Leaf, ca) {
-		return cert, nil
+	if cert, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil && (a.readOnly || a.good(cert.Leaf, ca)) {
+		return cert, ca, nil
+	}
+	if a.readOnly {
+		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %s: %w", certFile, fs.ErrNotExist)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return tls.Certificate{}, err
+		return tls.Certificate{}, nil, err
 	}
 	template := newTemplate("Moldau broker", autoLife)
 	if template.NotAfter.After(ca.NotAfter) {
@@ -90,9 +101,10 @@ func (a *Authority) certificate() (tls.Certificate, error) {
 		err = a.write(certFile, nil, der)
 	}
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("moldau.tls=auto: %w", err)
+		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %w", err)
 	}
-	return tls.LoadX509KeyPair(certFile, keyFile)
+	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	return cert, ca, err
 }
 
 // good tells whether a certificate still does.
@@ -116,7 +128,7 @@ func (a *Authority) authority() (*x509.Certificate, crypto.Signer, error) {
 	keyFile := filepath.Join(a.dir, "ca.key")
 	_, errCert := os.Stat(a.CAFile())
 	_, errKey := os.Stat(keyFile)
-	if errors.Is(errCert, fs.ErrNotExist) && errors.Is(errKey, fs.ErrNotExist) {
+	if errors.Is(errCert, fs.ErrNotExist) && errors.Is(errKey, fs.ErrNotExist) && !a.readOnly {
 		if err := a.makeAuthority(keyFile); err != nil {
 			return nil, nil, err
 		}

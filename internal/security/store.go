@@ -128,8 +128,8 @@ func pair(c config.ListenerConfig, name string, key crypto.PrivateKey, chain []*
 	return out, nil
 }
 
-// readTruststore reads whom a listener believes; nil where nobody is named.
-func readTruststore(c config.ListenerConfig, r *reader) (*x509.CertPool, error) {
+// readTruststore reads whom a listener believes; none where nobody is named.
+func readTruststore(c config.ListenerConfig, r *reader) ([]*x509.Certificate, error) {
 	format, location := c.Text("ssl.truststore.type"), c.Text("ssl.truststore.location")
 	name, data := "ssl.truststore.location", []byte(nil)
 	switch {
@@ -170,11 +170,7 @@ func readTruststore(c config.ListenerConfig, r *reader) (*x509.CertPool, error) 
 	if err != nil {
 		return nil, c.Fault(name, err.Error())
 	}
-	pool := x509.NewCertPool()
-	for _, x := range list {
-		pool.AddCert(x)
-	}
-	return pool, nil
+	return list, nil
 }
 
 // pemCertificates are the certificates in text, at least one.

@@ -1,8 +1,10 @@
 package security
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -23,6 +25,7 @@ type credentials struct {
 // loaded is what was read last.
 type loaded struct {
 	config *tls.Config
+	ends   []Expiry          // of certificates, the soonest of each store
 	digest [sha256.Size]byte // of the files, so that a change is noticed whatever their times say
 	failed [sha256.Size]byte // of files that could not be used, so that this is told once
 }
@@ -31,14 +34,16 @@ type loaded struct {
 func (c *credentials) load() (*loaded, error) {
 	var r reader
 	conf := &tls.Config{DynamicRecordSizingDisabled: true} // a batch of records is no Web page
+	var ends []Expiry
 	var err error
 	if c.auto != nil && !c.conf.IsSet("ssl.keystore.location") && !c.conf.IsSet("ssl.keystore.key") {
-		cert, err := c.auto.certificate()
+		cert, ca, err := c.auto.certificate()
 		if err != nil {
 			return nil, err
 		}
 		r.seen = append(r.seen, cert.Certificate[0]...)
 		conf.Certificates = []tls.Certificate{cert}
+		ends = append(ends, ExpiryOf("", AuthorityStore, []*x509.Certificate{ca}))
 	} else {
 		cert, err := readKeystore(c.conf, &r)
 		if err != nil {
@@ -46,11 +51,23 @@ func (c *credentials) load() (*loaded, error) {
 		}
 		conf.Certificates = []tls.Certificate{cert}
 	}
-	if conf.ClientCAs, err = readTruststore(c.conf, &r); err != nil {
+	chain, err := x509.ParseCertificates(bytes.Join(conf.Certificates[0].Certificate, nil))
+	if err != nil {
+		return nil, err
+	}
+	ends = append(ends, ExpiryOf("", KeyStore, chain))
+	trusted, err := readTruststore(c.conf, &r)
+	if err != nil {
 		return &loaded{digest: sha256.Sum256(r.seen)}, err
 	}
 	if conf.ClientAuth, err = c.clientAuth(); err != nil {
 		return nil, err
+	}
+	if trusted != nil {
+		conf.ClientCAs = x509.NewCertPool()
+		for _, x := range trusted {
+			conf.ClientCAs.AddCert(x)
+		}
 	}
 	if conf.ClientAuth != tls.NoClientCert && conf.ClientCAs == nil {
 		return nil, c.conf.Fault("ssl.truststore.location", "ssl.client.auth="+c.conf.Text("ssl.client.auth")+" needs the CAs of the clients: "+
@@ -59,7 +76,10 @@ func (c *credentials) load() (*loaded, error) {
 	if err := versions(c.conf, conf); err != nil {
 		return nil, err
 	}
-	return &loaded{config: conf, digest: sha256.Sum256(r.seen)}, nil
+	if conf.ClientAuth != tls.NoClientCert {
+		ends = append(ends, ExpiryOf("", TrustStore, trusted))
+	}
+	return &loaded{config: conf, digest: sha256.Sum256(r.seen), ends: ends}, nil
 }
 
 // clientAuth is whether clients show certificates. As in Kafka a listener with SASL asks for them only where its own
@@ -152,7 +172,7 @@ func (c *credentials) reload() (ch Change, ok bool) {
 	}
 	if is.digest == was.digest {
 		if was.failed != [sha256.Size]byte{} { // the old files are back
-			is.config = was.config
+			is.config, is.ends = was.config, was.ends
 			c.current.Store(is)
 		}
 		return ch, false

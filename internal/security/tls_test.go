@@ -42,6 +42,12 @@ func issue(t testing.TB, ca *issued, subject pkix.Name) *issued {
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: subject, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, BasicConstraintsValid: true, IsCA: ca == nil}
+	return sign(t, template, ca, key)
+}
+
+// sign makes a certificate of a template, by its own key where there is no CA.
+func sign(t testing.TB, template *x509.Certificate, ca *issued, key *ecdsa.PrivateKey) *issued {
+	t.Helper()
 	parent := &issued{template, key}
 	if ca != nil {
 		parent = ca
@@ -343,7 +349,7 @@ func TestPrincipals(t *testing.T) {
 // TestAuto: the CA stays, the certificate is made anew when it lacks a name, and a CA that is damaged is nobody's to replace.
 func TestAuto(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "tls")
-	first, err := OpenAuthority(dir, []string{"broker.example", "10.1.2.3", "0.0.0.0", ""}).certificate()
+	first, _, err := OpenAuthority(dir, []string{"broker.example", "10.1.2.3", "0.0.0.0", ""}).certificate()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,11 +362,11 @@ func TestAuto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := OpenAuthority(dir, []string{"broker.example"}).certificate()
+	again, _, err := OpenAuthority(dir, []string{"broker.example"}).certificate()
 	if err != nil || !again.Leaf.Equal(first.Leaf) {
 		t.Errorf("a good certificate was made anew: %v", err)
 	}
-	other, err := OpenAuthority(dir, []string{"other.example"}).certificate()
+	other, _, err := OpenAuthority(dir, []string{"other.example"}).certificate()
 	if err != nil || other.Leaf.VerifyHostname("other.example") != nil {
 		t.Errorf("another name: %v", err)
 	}
@@ -376,7 +382,7 @@ func TestAuto(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenAuthority(dir, nil).certificate(); err == nil || !strings.Contains(err.Error(), "bring the files of") {
+	if _, _, err := OpenAuthority(dir, nil).certificate(); err == nil || !strings.Contains(err.Error(), "bring the files of") {
 		t.Errorf("a CA without its key: %v", err)
 	}
 }
