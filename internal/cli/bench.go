@@ -209,6 +209,11 @@ func (o *benchOptions) complete(c *command, cmd *cobra.Command, args []string) e
 		return usagef("--duration %s: use a time above zero, such as 10s", o.Duration)
 	}
 	o.Bootstrap, o.Timeout = c.seeds(), c.timeout
+	secure, err := c.clientConfig()
+	if err != nil {
+		return err
+	}
+	o.Dial = secure.open
 	if len(args) > 0 {
 		o.Topic = args[0]
 	} else if !cmd.Flags().Changed("delete") {

@@ -143,7 +143,7 @@ func (c *command) ping(ctx context.Context, cl *client) error {
 	select {
 	case err = <-done:
 	case <-patience.C:
-		if err := noBroker(ctx, c.seeds(), context.DeadlineExceeded); !mayAnswerYet(err) {
+		if err := c.noBroker(ctx, c.seeds(), context.DeadlineExceeded); !mayAnswerYet(err) {
 			cancel()
 			cl.dials.cut()
 			<-done
@@ -161,7 +161,7 @@ func (c *command) ping(ctx context.Context, cl *client) error {
 	if told := notLetIn(err); told != nil {
 		return told
 	}
-	return noBroker(ctx, c.seeds(), err)
+	return c.noBroker(ctx, c.seeds(), err)
 }
 
 // mayAnswerYet tells whether a broker that is slow or starting is worth the wait.
@@ -172,12 +172,9 @@ func mayAnswerYet(err error) bool {
 
 func (c *command) newClient(opts ...kgo.Opt) (*client, error) {
 	seeds, dials := c.seeds(), &dialLog{timeout: min(c.timeout, 10*time.Second), dead: map[int32]string{}}
-	var secure clientConfig
-	if file := c.configFile(); file != "" {
-		var err error
-		if secure, err = readClientConfig(file); err != nil {
-			return nil, err
-		}
+	secure, err := c.clientConfig()
+	if err != nil {
+		return nil, err
 	}
 	opts = append(secure.options(dials.dial), opts...)
 	kcl, err := kgo.NewClient(append([]kgo.Opt{

@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/magiconair/properties"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
@@ -32,6 +34,14 @@ func (c *command) configFile() string {
 		return c.commandConfig
 	}
 	return c.Env("MOLDAU_COMMAND_CONFIG")
+}
+
+// clientConfig reads the file of --command-config, if there is one.
+func (c *command) clientConfig() (clientConfig, error) {
+	if file := c.configFile(); file != "" {
+		return readClientConfig(file)
+	}
+	return clientConfig{}, nil
 }
 
 // readClientConfig reads a file of client properties. Keys that have nothing to do with security are not looked at.
@@ -113,11 +123,28 @@ func clientSASL(p *properties.Properties, fail func(key, problem string) error) 
 		return scram.Auth{User: user, Pass: password}.AsSha512Mechanism(), nil
 	case security.OAuthBearer:
 		if token := options["token"]; token != "" {
-			return oauth.Auth{Token: token}.AsMechanism(), nil
+			return tokenMechanism{oauth.Auth{Token: token}.AsMechanism()}, nil
 		}
 		return nil, fail("sasl.jaas.config", `these commands take a token that is there already: token="…"`)
 	}
 	return nil, fail("sasl.mechanism", mechanism+" is not supported: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER")
+}
+
+// tokenMechanism is OAUTHBEARER that says so when the broker does not take the token: it tells by a challenge, not by an error (RFC 7628).
+type tokenMechanism struct{ sasl.Mechanism }
+
+func (m tokenMechanism) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
+	s, first, err := m.Mechanism.Authenticate(ctx, host)
+	return tokenSession{s}, first, err
+}
+
+type tokenSession struct{ sasl.Session }
+
+func (s tokenSession) Challenge(challenge []byte) (done bool, answer []byte, err error) {
+	if len(challenge) > 0 {
+		return false, nil, fmt.Errorf("%w: %s", kerr.SaslAuthenticationFailed, challenge)
+	}
+	return s.Session.Challenge(challenge)
 }
 
 // options are what a client needs of it; dial opens its connections.

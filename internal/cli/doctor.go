@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"moldau/internal/config"
+	"moldau/internal/security"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
 )
@@ -51,9 +52,9 @@ func newDoctor(c *command) *cobra.Command {
 		Long: "Look for what keeps a broker or its clients from working, on this machine, and advise.\n\n" +
 			"It checks the configuration that moldau server would have with the same flags, what listens on its\n" +
 			"addresses, whether each advertised address can be reached from here, the disk (space, and the\n" +
-			"time of a write with fsync, measured), the data directory (who has it, is it damaged), the limit\n" +
-			"of open files and the clock. It works with and without a running broker, and changes nothing.\n" +
-			"With -b it looks at that broker too. The exit code is 1 if a check says FAIL.",
+			"time of a write with fsync, measured), the data directory (who has it, is it damaged), keys and\n" +
+			"certificates (can they be used, when do they end), the limit of open files and the clock. It works\n" +
+			"with and without a running broker, and changes nothing. With -b it looks at that broker too. The exit code is 1 if a check says FAIL.",
 		Example: "  moldau doctor\n  moldau doctor --config server.properties\n  moldau doctor -b kafka.example:9092 -o json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := flags.check(); err != nil {
@@ -71,6 +72,7 @@ func newDoctor(c *command) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&flags.Listen, "listen", "", "where clients connect, `HOST:PORT` (listeners)")
 	f.StringVar(&flags.HTTP, "http", "", "where /live, /ready and /metrics are, `HOST:PORT` or off (moldau.http.listener)")
+	f.StringVar(&flags.TLS, "tls", "", "off or `auto` (moldau.tls)")
 	f.BoolVar(&deep, "deep", false, "read and check every record of a data directory that no broker has open")
 	return cmd
 }
@@ -89,6 +91,7 @@ func (d *doctor) say(v verdict, check, advice, format string, args ...any) {
 func (d *doctor) examine(ctx context.Context, flags ServerFlags) {
 	conf := d.config(flags)
 	if conf != nil {
+		d.certificates(conf)
 		d.listeners(ctx, conf)
 	}
 	if d.bootstrap != "" || d.Env("MOLDAU_BOOTSTRAP_SERVERS") != "" {
@@ -142,7 +145,7 @@ func (d *doctor) config(flags ServerFlags) *config.Broker {
 	if d.Environ != nil {
 		src.Env = d.Environ()
 	}
-	for name, value := range map[string]string{"data-dir": flags.DataDir, "listen": flags.Listen, "http": flags.HTTP} {
+	for name, value := range map[string]string{"data-dir": flags.DataDir, "listen": flags.Listen, "http": flags.HTTP, "tls": flags.TLS} {
 		if value != "" {
 			src.Flags[name] = value
 		}
@@ -176,18 +179,70 @@ func (d *doctor) config(flags ServerFlags) *config.Broker {
 	return b
 }
 
+const certificateCheck = "certificates"
+
+// certificates looks at the keys and certificates of the listeners, as a start would, but that it makes none.
+func (d *doctor) certificates(conf *config.Broker) {
+	secured := slices.ContainsFunc(conf.Listeners(), func(l config.Listener) bool { return l.Protocol != config.Plaintext })
+	if !secured {
+		return
+	}
+	var auto *security.Authority
+	if conf.Text("moldau.tls") == "auto" {
+		meta, err := storage.FindMetaDir(vfs.OS(), slashes(conf.MetadataDirs()), slashes(conf.LogDirs()))
+		if err != nil {
+			return // dataDirectory says so
+		}
+		auto = security.ReadAuthority(filepath.Join(filepath.FromSlash(meta), security.AuthorityDir))
+	}
+	s, err := security.New(conf, auto)
+	if auto != nil && errors.Is(err, fs.ErrNotExist) {
+		d.say(note, certificateCheck, "", "the first start with moldau.tls=auto makes a CA and a certificate")
+		return
+	}
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			d.say(fail, certificateCheck, "docs/security.md says what is needed", "%s", strings.TrimSpace(line))
+		}
+		return
+	}
+	for _, e := range s.Expiries() {
+		d.expiry(e)
+	}
+}
+
+// expiry tells when a certificate ends.
+func (d *doctor) expiry(e security.Expiry) {
+	now := d.Now()
+	switch n := e.Notice(now); {
+	case n == "":
+		d.say(good, certificateCheck, "", "the first in the %s of listener %s ends on %s: %s", e.Store, e.Listener, e.NotAfter.UTC().Format(time.DateOnly), e.Subject)
+	default:
+		text, advice, _ := strings.Cut(n, ": ")
+		v := warn
+		if now.After(e.NotAfter) {
+			v = fail
+		}
+		d.say(v, certificateCheck, advice, "%s", text)
+	}
+}
+
 // listeners looks at each address on which the broker is to listen.
 func (d *doctor) listeners(ctx context.Context, conf *config.Broker) {
 	for _, l := range conf.Listeners() {
 		for i, addr := range l.BindAddrs() {
-			p := d.bindable(ctx, "listener "+l.Name, addr, i > 0)
-			if p.what == listensKafka && i == 0 {
+			p := d.bindable(ctx, "listener "+l.Name, addr, i > 0, l.Protocol.TLS())
+			switch {
+			case i > 0 || p.what != listensKafka && p.what != listensTLS:
+			case l.Protocol != config.Plaintext && d.configFile() == "":
+				d.say(note, "broker", "give --command-config a file with security.protocol="+string(l.Protocol)+" to look further", "%s: it lets in who shows who he is", addr)
+			default:
 				d.broker(ctx, p, false)
 			}
 		}
 	}
 	for i, addr := range conf.HTTPAddrs() {
-		p := d.bindable(ctx, "http", addr, i > 0)
+		p := d.bindable(ctx, "http", addr, i > 0, false)
 		if p.what == listensHTTP && i == 0 {
 			d.ready(ctx, addr)
 		}
@@ -195,13 +250,15 @@ func (d *doctor) listeners(ctx context.Context, conf *config.Broker) {
 }
 
 // bindable finds out who has an address, or whether it can be had. A second address of
-// localhost may be missing where there is no IPv6.
-func (d *doctor) bindable(ctx context.Context, check, addr string, second bool) probed {
+// localhost may be missing where there is no IPv6. secured: with TLS.
+func (d *doctor) bindable(ctx context.Context, check, addr string, second, secured bool) probed {
 	p := probe(ctx, reachable(addr))
 	_, port, _ := net.SplitHostPort(addr)
 	switch {
-	case p.what == listensKafka && check != "http":
+	case p.what == listensKafka && check != "http" && !secured:
 		d.say(good, check, "", "%s: a broker listens", addr)
+	case p.what == listensTLS && secured:
+		d.say(good, check, "", "%s: somebody listens, with TLS", addr)
 	case p.what == listensHTTP && check == "http":
 		d.say(good, check, "", "%s: an HTTP server listens", addr)
 	case p.what == listensNobody || p.what == listensUnreachable || p.what == listensSilent:
@@ -239,7 +296,7 @@ func reachable(addr string) string {
 // broker asks what was found at an address for all brokers, and dials where each is advertised.
 func (d *doctor) broker(ctx context.Context, p probed, wanted bool) {
 	check := "broker"
-	if f := p.failure(); f != nil {
+	if f := d.unusable(p); f != nil {
 		if wanted {
 			d.say(fail, check, f.help, "%s", (&failure{cause: f.cause, value: f.value}).Error())
 		}
@@ -283,7 +340,7 @@ func (d *doctor) advertised(ctx context.Context, b kadm.BrokerDetail) {
 	const check = "advertised"
 	addr := net.JoinHostPort(b.Host, fmt.Sprint(b.Port))
 	p := probe(ctx, addr)
-	f := p.failure()
+	f := d.unusable(p)
 	if f == nil {
 		d.say(good, check, "", "broker %d at %s can be reached from here", b.NodeID, addr)
 		return

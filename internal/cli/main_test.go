@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 		"moldau": func() {
 			app := System()
 			app.RunServer = func(ctx context.Context, f ServerFlags) error { return broker.Run(ctx, runOptions(f)) }
+			app.AddUser = func(ctx context.Context, ask AddUser, f ServerFlags) error {
+				return broker.AddUser(ctx, broker.AddUserOptions{RunOptions: runOptions(f), Name: ask.Name, Password: ask.Password, Mechanisms: ask.Mechanisms, Iterations: ask.Iterations})
+			}
 			os.Exit(Main(app, os.Args[1:]))
 		},
 	})
@@ -88,7 +91,7 @@ func TestAdoptSaysWhatItDid(t *testing.T) {
 // runOptions is what cmd/moldau makes of the flags.
 func runOptions(f ServerFlags) broker.RunOptions {
 	flags := map[string]string{}
-	for name, value := range map[string]string{"data-dir": f.DataDir, "listen": f.Listen, "http": f.HTTP} {
+	for name, value := range map[string]string{"data-dir": f.DataDir, "listen": f.Listen, "http": f.HTTP, "tls": f.TLS} {
 		if value != "" {
 			flags[name] = value
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -179,8 +180,18 @@ func notLetIn(err error) error {
 	return nil
 }
 
+// unusable says why what a probe has found is of no use to the commands, nil if it is: a port with TLS is where --command-config says so.
+func (c *command) unusable(p probed) *failure {
+	if p.what == listensTLS {
+		if conf, err := c.clientConfig(); err == nil && conf.tls != nil {
+			return nil
+		}
+	}
+	return p.failure()
+}
+
 // noBroker explains why none of the addresses answers.
-func noBroker(ctx context.Context, seeds []string, err error) error {
+func (c *command) noBroker(ctx context.Context, seeds []string, err error) error {
 	found := make([]probed, len(seeds))
 	done := make(chan struct{})
 	for i, seed := range seeds {
@@ -193,15 +204,20 @@ func noBroker(ctx context.Context, seeds []string, err error) error {
 		<-done
 	}
 	if len(seeds) == 1 {
-		if f := found[0].failure(); f != nil {
+		if f := c.unusable(found[0]); f != nil {
 			return f
+		}
+		var closed *kgo.ErrFirstReadEOF
+		if conf, bad := c.clientConfig(); bad == nil && conf.sasl == nil && errors.As(err, &closed) {
+			return &failure{cause: "the broker closes the connection without an answer, as one does that wants to know who asks", value: seeds[0],
+				help: "give --command-config a file with security.protocol=SASL_SSL or SASL_PLAINTEXT", err: err}
 		}
 		return &failure{cause: "the broker answers, but not to every question", value: join(seeds[0], networkReason(err)),
 			help: "moldau doctor -b " + seeds[0], err: err}
 	}
 	var parts []string
 	for _, p := range found {
-		f := p.failure()
+		f := c.unusable(p)
 		switch {
 		case f == nil:
 		case p.what == listensNobody:
