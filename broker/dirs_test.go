@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -110,7 +109,7 @@ func (j *jbod) topic(name string, partitions int32) {
 func (j *jbod) homes(topic string) map[int32]string {
 	j.t.Helper()
 	out := map[int32]string{}
-	for _, p := range j.partitions.Partitions() {
+	for p := range j.partitions.All() {
 		if tp := p.TopicPartition(); tp.Topic == topic && p.LogDir() != nil {
 			out[tp.Partition] = p.LogDir().Path()
 		}
@@ -157,7 +156,7 @@ func (j *jbod) ready() (s readyAnswer) {
 
 func (j *jbod) metrics() string {
 	w := httptest.NewRecorder()
-	promhttp.HandlerFor(j.registry, promhttp.HandlerOpts{}).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	j.serveMetrics(w, httptest.NewRequest("GET", "/metrics", nil))
 	return w.Body.String()
 }
 

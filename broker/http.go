@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"moldau/internal/network"
 	"moldau/internal/stall"
@@ -25,7 +24,7 @@ func (b *Broker) startHTTP() error {
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "live") })
 	mux.HandleFunc("GET /ready", b.serveReady)
 	mux.HandleFunc("GET /group", b.serveGroup)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(b.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /metrics", b.serveMetrics)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // heap, goroutine and so on by name
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -73,7 +72,7 @@ func (b *Broker) serveReady(w http.ResponseWriter, _ *http.Request) {
 		Offline  []string `json:"offlinePartitions,omitempty"`
 		Damaged  []string `json:"damagedOnDisk,omitempty"` // a warning: everything else is served
 	}{Reasons: b.unready(), Warnings: b.warnings()}
-	for _, p := range b.partitions.Partitions() {
+	for p := range b.partitions.All() {
 		if err := p.Err(); err != nil && len(state.Offline) < 100 {
 			state.Offline = append(state.Offline, err.Error())
 		}
@@ -162,10 +161,6 @@ var (
 	stallsDesc     = prometheus.NewDesc("moldau_log_dir_stalls_total", "How often the disk of the log dir hung.", []string{"dir"}, nil)
 	standstillDesc = prometheus.NewDesc("moldau_stalls_total", "How often the process did not run for moldau.stall.ms, or the own work of a request took longer.", []string{"kind"}, nil)
 	storeDesc      = prometheus.NewDesc("moldau_metastore_failed", "1 after the metadata store failed: a restart brings it back.", nil, nil)
-	logSizeDesc    = prometheus.NewDesc("moldau_log_size_bytes", "Bytes in segments of a partition.", []string{"topic", "partition"}, nil)
-	logEndDesc     = prometheus.NewDesc("moldau_log_end_offset", "Log end offset of a partition.", []string{"topic", "partition"}, nil)
-	logStartDesc   = prometheus.NewDesc("moldau_log_start_offset", "Log start offset of a partition.", []string{"topic", "partition"}, nil)
-	hwDesc         = prometheus.NewDesc("moldau_high_watermark", "High watermark of a partition.", []string{"topic", "partition"}, nil)
 	durableDesc    = prometheus.NewDesc("moldau_flush_every_records", "log.flush.interval.messages in force by default: 1 means that an acknowledged record is on the disk.", nil, nil)
 	retainedDesc   = prometheus.NewDesc("moldau_retention_deleted_bytes_total", "Bytes in segments that retention has deleted.", nil, nil)
 	compactedDesc  = prometheus.NewDesc("moldau_compactions_total", "Passes of compaction over a log that have ended.", nil, nil)
@@ -174,7 +169,6 @@ var (
 	compactSecDesc = prometheus.NewDesc("moldau_compaction_seconds_total", "Time spent in compaction.", nil, nil)
 	dirtyDesc      = prometheus.NewDesc("moldau_compaction_dirty_ratio_max", "Largest share of bytes never compacted of a log that is to be compacted.", nil, nil)
 	uncleanDesc    = prometheus.NewDesc("moldau_uncleanable_partitions", "Partitions whose compaction failed; they are left alone until a restart.", nil, nil)
-	damagedDesc    = prometheus.NewDesc("moldau_log_damaged_segments", "Segments of a partition with damage on the disk; their damaged records cannot be read.", []string{"topic", "partition"}, nil)
 	scrubByDesc    = prometheus.NewDesc("moldau_scrub_bytes_total", "Bytes of segments that the scrub has read.", nil, nil)
 	scrubSegDesc   = prometheus.NewDesc("moldau_scrub_segments_total", "Closed segments that the scrub has checked.", nil, nil)
 	scrubDesc      = prometheus.NewDesc("moldau_scrub_passes_total", "Passes of the scrub over all logs that have ended.", nil, nil)
@@ -187,10 +181,10 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *brokerMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{partitionsDesc, openDesc, recoverDesc, offlineDirDesc, spaceDesc, logSizeDesc, logEndDesc, logStartDesc, hwDesc, durableDesc, readyDesc, imageDesc,
+	for _, d := range []*prometheus.Desc{partitionsDesc, openDesc, recoverDesc, offlineDirDesc, spaceDesc, durableDesc, readyDesc, imageDesc,
 		retainedDesc, compactedDesc, compactByDesc, compactRecDesc, compactSecDesc, dirtyDesc, uncleanDesc,
 		keptDesc, fullDesc, fullTimesDesc, reserveDesc, stalledDesc, stallsDesc, standstillDesc, storeDesc,
-		damagedDesc, scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc, expiryDesc} {
+		scrubByDesc, scrubSegDesc, scrubDesc, scrubIndexDesc, scrubAtDesc, expiryDesc} {
 		out <- d
 	}
 }
@@ -202,7 +196,7 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	online, offline, used := 0, 0, 0
-	for _, p := range b.partitions.Partitions() {
+	for p := range b.partitions.All() {
 		if p.Err() != nil {
 			offline++
 			continue
@@ -215,14 +209,6 @@ func (m *brokerMetrics) Collect(out chan<- prometheus.Metric) {
 		if p.Used() {
 			used++
 		}
-		tp := p.TopicPartition()
-		index := fmt.Sprint(tp.Partition)
-		x := p.Extent()
-		gauge(logSizeDesc, float64(x.Bytes), tp.Topic, index)
-		gauge(logEndDesc, float64(x.End), tp.Topic, index)
-		gauge(logStartDesc, float64(x.Start), tp.Topic, index)
-		gauge(hwDesc, float64(p.Committed(x)), tp.Topic, index)
-		gauge(damagedDesc, float64(x.Damaged), tp.Topic, index)
 	}
 	gauge(partitionsDesc, float64(online), "online")
 	gauge(partitionsDesc, float64(offline), "offline")

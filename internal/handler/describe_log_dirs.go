@@ -7,10 +7,8 @@
 package handler
 
 import (
-	"cmp"
 	"context"
 	"path/filepath"
-	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -26,7 +24,7 @@ func describeLogDirs(_ context.Context, rc *requestContext, req *kmsg.DescribeLo
 		return resp
 	}
 	parts := rc.table.o.Partitions
-	all, asked := parts.Partitions(), wanted(req)
+	asked := wanted(req)
 	for _, dir := range parts.LogDirs().All() {
 		rd := kmsg.NewDescribeLogDirsResponseDir()
 		rd.Dir, rd.TotalBytes, rd.UsableBytes = absolute(dir.Path()), -1, -1
@@ -36,7 +34,7 @@ func describeLogDirs(_ context.Context, rc *requestContext, req *kmsg.DescribeLo
 			if space, err := dir.Space(); err == nil {
 				rd.TotalBytes, rd.UsableBytes = space.TotalBytes, space.FreeBytes
 			}
-			rd.Topics = sizesOf(all, dir, asked)
+			rd.Topics = sizesOf(parts, dir, asked)
 		}
 		resp.Dirs = append(resp.Dirs, rd)
 	}
@@ -58,18 +56,13 @@ func wanted(req *kmsg.DescribeLogDirsRequest) map[namedPartition]bool {
 }
 
 // sizesOf are the wanted partitions in a log dir, in order.
-func sizesOf(all []*partition.Partition, dir *storage.Dir, wanted map[namedPartition]bool) []kmsg.DescribeLogDirsResponseDirTopic {
-	all = slices.DeleteFunc(slices.Clone(all), func(p *partition.Partition) bool {
-		tp := p.TopicPartition()
-		return p.LogDir() != dir || wanted != nil && !wanted[namedPartition{tp.Topic, tp.Partition}]
-	})
-	slices.SortFunc(all, func(a, b *partition.Partition) int {
-		x, y := a.TopicPartition(), b.TopicPartition()
-		return cmp.Or(cmp.Compare(x.Topic, y.Topic), cmp.Compare(x.Partition, y.Partition))
-	})
+func sizesOf(parts *partition.Manager, dir *storage.Dir, wanted map[namedPartition]bool) []kmsg.DescribeLogDirsResponseDirTopic {
 	var topics []kmsg.DescribeLogDirsResponseDirTopic
-	for _, p := range all {
+	for p := range parts.All() {
 		tp := p.TopicPartition()
+		if p.LogDir() != dir || wanted != nil && !wanted[namedPartition{tp.Topic, tp.Partition}] {
+			continue
+		}
 		if n := len(topics); n == 0 || topics[n-1].Topic != tp.Topic {
 			t := kmsg.NewDescribeLogDirsResponseDirTopic()
 			t.Topic = tp.Topic

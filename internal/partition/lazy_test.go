@@ -3,6 +3,7 @@ package partition
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -86,7 +87,7 @@ func TestNoLogIsOpenedAtTheStart(t *testing.T) {
 			t.Errorf("the end of a log that is opened now is %+v, %v", at, err)
 		}
 		used := 0
-		for _, p := range m.Partitions() {
+		for p := range m.All() {
 			if p.Used() {
 				used++
 			}
@@ -161,7 +162,7 @@ func TestMissingDirectoryIsOfflineAtTheStart(t *testing.T) {
 	im := c.next(topic(0, 2, 0)...)
 	first := startManager(t, mem)
 	first.Apply(im)
-	MakeReady(first.Partitions())
+	MakeReady(slices.Collect(first.All()))
 	stopManager(t, first)
 	mem = mem.Clone()
 	if err := mem.Rename("/log/t0-1", "/elsewhere"); err != nil {

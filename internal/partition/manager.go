@@ -3,11 +3,14 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -289,23 +292,26 @@ func MakeReady(ps []*Partition) {
 // LogDirs are the log dirs that hold the partitions.
 func (m *Manager) LogDirs() *storage.Dirs { return m.o.Dirs }
 
-// Partitions are all partitions that this broker holds, in no order.
-func (m *Manager) Partitions() []*Partition {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	n := 0
-	for _, e := range m.topics {
-		n += len(e.partitions)
-	}
-	out := make([]*Partition, 0, n)
-	for _, e := range m.topics {
-		for _, p := range e.partitions {
-			if p != nil {
-				out = append(out, p)
+// All are the partitions that this broker holds, by topic and number. A topic that comes while they are walked may be missing. No lock is held
+// meanwhile, and nothing is copied but one topic's list.
+func (m *Manager) All() iter.Seq[*Partition] {
+	return func(yield func(*Partition) bool) {
+		m.mu.RLock()
+		topics := slices.Collect(maps.Values(m.topics))
+		m.mu.RUnlock()
+		slices.SortFunc(topics, func(a, b *topicEntry) int { return strings.Compare(a.name, b.name) })
+		var some []*Partition
+		for _, e := range topics {
+			m.mu.RLock()
+			some = append(some[:0], e.partitions...)
+			m.mu.RUnlock()
+			for _, p := range some {
+				if p != nil && !yield(p) {
+					return
+				}
 			}
 		}
 	}
-	return out
 }
 
 // checkpointInterval is replica.high.watermark.checkpoint.interval.ms.
@@ -335,8 +341,7 @@ type marks struct{ count, sum int64 }
 // checkpoint writes the files that are out of date. Most partitions are looked at only here, so it takes nothing but a few loads for each.
 func (m *Manager) checkpoint(last map[*storage.Dir]marks) {
 	now := map[*storage.Dir]marks{}
-	all := m.Partitions()
-	for _, p := range all {
+	for p := range m.All() {
 		if hw := p.HighWatermark(); hw > 0 {
 			d := p.LogDir()
 			now[d] = marks{now[d].count + 1, now[d].sum + hw}
@@ -347,16 +352,16 @@ func (m *Manager) checkpoint(last map[*storage.Dir]marks) {
 			continue // a disk that hangs is not waited for
 		}
 		last[d] = now[d]
-		if err := d.WriteHighWatermarks(highWatermarks(all, d)); err != nil {
+		if err := d.WriteHighWatermarks(m.highWatermarks(d)); err != nil {
 			m.o.Log.Warn("high watermarks could not be written; they are only a hint", "dir", d.Path(), "error", err)
 		}
 	}
 }
 
 // highWatermarks are those of the partitions with data in d.
-func highWatermarks(all []*Partition, d *storage.Dir) map[storage.TopicPartition]int64 {
+func (m *Manager) highWatermarks(d *storage.Dir) map[storage.TopicPartition]int64 {
 	hw := map[storage.TopicPartition]int64{}
-	for _, p := range all {
+	for p := range m.All() {
 		if p.LogDir() != d {
 			continue
 		}
@@ -371,7 +376,7 @@ func highWatermarks(all []*Partition, d *storage.Dir) map[storage.TopicPartition
 func (m *Manager) Close() {
 	close(m.stop)
 	<-m.done
-	for _, p := range m.Partitions() {
+	for p := range m.All() {
 		p.end()
 	}
 	m.deletes.Wait()

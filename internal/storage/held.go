@@ -316,17 +316,7 @@ func (h *Held) Extent() Extent {
 	if l := h.log.Load(); l != nil {
 		return Extent{l.Start(), l.End(), l.SizeBytes(), l.Segments(), l.DamagedSegments()}
 	}
-	entry := h.dir.manifest.entry(h.key())
-	if entry == nil {
-		return Extent{}
-	}
-	x := Extent{Start: entry.start}
-	if pt, r := entry.decode(); r != nil {
-		x.End, x.Bytes, x.Segments = pt.offset, r.bytes, int(r.segments)
-	} else if pt != nil {
-		x.End, x.Bytes, x.Segments = pt.offset, pt.pos, 1
-	}
-	return x
+	return h.dir.manifest.extent(h.key())
 }
 
 // Empty reports whether there is no data for certain: a partition that has some is recorded in the manifest, and Hold has opened

@@ -647,6 +647,31 @@ func (m *manifest) entry(key partitionKey) *manifestEntry {
 	return nil
 }
 
+// extent is what the manifest says of how far a log reaches. It makes nothing: metrics ask for that of every partition.
+func (m *manifest) extent(key partitionKey) Extent {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.mu.entries[key]
+	if e == nil {
+		return Extent{}
+	}
+	x := Extent{Start: e.start}
+	if e.point == nil {
+		return x
+	}
+	r := reader{p: e.point}
+	if e.resting {
+		x.Bytes, x.Segments = r.varint(), int(r.varint())
+		r.skipVarints(restFields - 2)
+		r.skipVarints(pointOffsetField)
+	} else {
+		r.skipVarints(pointOffsetField - 1)
+		x.Bytes, x.Segments = r.varint(), 1 // no more is known than the position in the last one
+	}
+	x.End = r.varint()
+	return x
+}
+
 // named are the partitions whose name, with the topic id behind it, is name: one at most.
 func (m *manifest) named(name string) map[partitionKey]TopicPartition {
 	m.mu.Lock()
