@@ -20,7 +20,6 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -155,6 +154,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	b.dirs.Recover()
 	b.wg.Add(2)
 	b.wg.Go(b.watchSecurity)
+	b.wg.Go(b.startKeeper)
 	go b.startPublisher(changed, im)
 	go b.startDirReports()
 	b.service.table = handler.New(handler.Options{
@@ -355,7 +355,6 @@ func (b *Broker) endpoints() []metadata.Endpoint {
 // startPublisher gives every new image to those who act on it.
 func (b *Broker) startPublisher(changed <-chan struct{}, last *metadata.Image) {
 	defer b.wg.Done()
-	debug.FreeOSMemory() // what reading the metadata took, which is several times what is kept of it
 	for {
 		select {
 		case <-changed:

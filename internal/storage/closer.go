@@ -2,7 +2,6 @@ package storage
 
 import (
 	"errors"
-	"runtime/debug"
 	"slices"
 	"time"
 )
@@ -25,8 +24,6 @@ const (
 	closeTogether = 4    // whose files are written at the same time
 	// Fewer logs than this share of OpenLogs are not worth a sync of the whole log dir.
 	closeShare = 4
-	// After so many the memory goes back to the system at once.
-	closeFree = 4096
 )
 
 // hireCloserLocked sees to it that there is a closer if there may be something to close. d.mu is held.
@@ -77,20 +74,16 @@ func (d *Dir) closeIdle() (few bool) {
 	if len(idle) <= d.opts.OpenLogs/closeShare {
 		return false
 	}
-	closed := 0
 	for len(idle) > 0 && d.offline() == nil {
 		begun := time.Now()
 		piece := idle[:min(len(idle), closePiece)]
 		idle = idle[len(piece):]
-		closed += d.closeAll(piece)
+		d.closeAll(piece)
 		select {
 		case <-d.stop:
 			return false
 		case <-time.After(time.Since(begun)): // half of the time is for others
 		}
-	}
-	if closed >= closeFree {
-		debug.FreeOSMemory()
 	}
 	return false
 }

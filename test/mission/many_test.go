@@ -1,7 +1,6 @@
 package mission
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -48,6 +47,8 @@ func TestManyPartitions(t *testing.T) {
 	m.rest("one record in each, not used for a while")
 	m.restart("one record in each, stopped", m.stop)
 	m.settled("restarted, one record in each, not read")
+	m.askForAll()
+	m.settled("asked for all of them")
 	m.timed("list the ends of all", func() { m.ends(1) })
 	m.settled("ends listed")
 	m.timed("read all", func() { m.readAll(1) })
@@ -206,6 +207,66 @@ func (m *many) readTopic(topic topicOf, rounds int) {
 	}
 }
 
+// askForAll makes the requests whose answers have every partition, and prints what each costs.
+func (m *many) askForAll() {
+	m.t.Helper()
+	adm := kadm.NewClient(m.client())
+	total := 0
+	for _, topic := range m.topics {
+		total += int(topic.partitions)
+	}
+	count := func(what string, got int) {
+		m.t.Helper()
+		if got < total {
+			m.t.Errorf("%s: %d partitions, not %d", what, got, total)
+		}
+	}
+	m.cost("one scrape of /metrics", func() {
+		count("/metrics", bytes.Count(m.get("/metrics"), []byte("\nmoldau_log_end_offset{")))
+	})
+	m.cost("Metadata of all topics", func() {
+		topics, err := adm.ListTopics(m.ctx)
+		must(m.t, err)
+		n := 0
+		topics.EachPartition(func(kadm.PartitionDetail) { n++ })
+		count("Metadata", n)
+	})
+	m.cost("DescribeLogDirs", func() {
+		dirs, err := adm.DescribeAllLogDirs(m.ctx, nil)
+		must(m.t, err)
+		n := 0
+		dirs.Each(func(d kadm.DescribedLogDir) { d.Topics.Each(func(kadm.DescribedLogDirPartition) { n++ }) })
+		count("DescribeLogDirs", n)
+	})
+	m.cost("DescribeConfigs of all topics", func() {
+		names := make([]string, len(m.topics))
+		for i, topic := range m.topics {
+			names[i] = topic.name
+		}
+		configs, err := adm.DescribeTopicConfigs(m.ctx, names...)
+		must(m.t, err)
+		if len(configs) != len(names) {
+			m.t.Errorf("the configurations of %d topics, not %d", len(configs), len(names))
+		}
+	})
+}
+
+// cost prints what the process took for f, and how many bytes it had resident meanwhile at most.
+func (m *many) cost(what string, f func()) {
+	m.t.Helper()
+	if os.Getenv("PARTITIONS") == "" || runtime.GOOS != "linux" {
+		f()
+		return
+	}
+	const resetPeak = "5"
+	must(m.t, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.cmd.Process.Pid), []byte(resetPeak), 0))
+	before, processor, begun := m.memory(), m.processor(), time.Now()
+	f()
+	took, after := time.Since(begun), m.memory()
+	m.t.Logf("%-44s %8.3f s, %.2f s of processor time; %+.1f MB resident at most, %+.1f MB behind it", what, took.Seconds(), m.processor()-processor,
+		float64(after.peak-before.resident)/1e6, float64(after.resident-before.resident)/1e6)
+}
+
 // settled prints what the process holds, and returns its resident bytes once they do not fall any more.
 func (m *many) settled(what string) int64 {
 	m.t.Helper()
@@ -213,7 +274,7 @@ func (m *many) settled(what string) int64 {
 		return 0
 	}
 	time.Sleep(2 * time.Second)
-	asked := m.resident()
+	asked := m.memory()
 	// Not /metrics: with so many partitions that would be most of what is measured next.
 	var goroutines, allocated, inUse float64
 	for _, line := range strings.Split(string(m.get("/debug/pprof/goroutine?debug=1"))+string(m.get("/debug/pprof/heap?debug=1")), "\n") {
@@ -223,12 +284,12 @@ func (m *many) settled(what string) int64 {
 	}
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", m.cmd.Process.Pid))
 	must(m.t, err)
-	m.t.Logf("%-44s %8.1f MB resident, heap %.1f in use, %.1f allocated; %.0f goroutines, %d files", what, float64(asked)/1e6,
-		inUse/1e6, allocated/1e6, goroutines, len(files))
+	m.t.Logf("%-44s %8.1f MB resident, of which %.1f of files; heap %.1f in use, %.1f allocated; %.0f goroutines, %d files", what, float64(asked.resident)/1e6,
+		float64(asked.files)/1e6, inUse/1e6, allocated/1e6, goroutines, len(files))
 	if dir := os.Getenv("PROFILES"); dir != "" {
 		m.profile("heap?gc=1", filepath.Join(dir, strings.ReplaceAll(what, " ", "-")+".heap"))
 	}
-	return asked
+	return asked.resident
 }
 
 // rest waits until logs that nobody uses are closed, and prints what the process holds then.
@@ -239,7 +300,7 @@ func (m *many) rest(what string) {
 	}
 	for still, last := 0, int64(math.MaxInt64); still < 3; { // until it falls no more
 		time.Sleep(20 * time.Second)
-		now := m.resident()
+		now := m.memory().resident
 		if still++; now < last-last/50 {
 			still, last = 0, now
 		}
@@ -247,19 +308,23 @@ func (m *many) rest(what string) {
 	m.settled(what)
 }
 
-// resident is VmRSS.
-func (m *many) resident() int64 {
+// memory is what a process has of the machine's, in bytes: resident now and at most, and how much of what is resident belongs to files
+// (the program, the metadata store's), which the system takes away when it needs it.
+type memory struct{ resident, peak, files int64 }
+
+func (m *many) memory() (out memory) {
 	m.t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.cmd.Process.Pid))
 	must(m.t, err)
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		var kb int64
-		if _, err := fmt.Sscanf(lines.Text(), "VmRSS: %d kB", &kb); err == nil {
-			return kb << 10
+	for line := range strings.Lines(string(text)) {
+		for format, to := range map[string]*int64{"VmRSS: %d kB": &out.resident, "VmHWM: %d kB": &out.peak, "RssFile: %d kB": &out.files} {
+			var kb int64
+			if _, err := fmt.Sscanf(line, format, &kb); err == nil {
+				*to = kb << 10
+			}
 		}
 	}
-	return 0
+	return out
 }
 
 // metrics reads single values from /metrics.
