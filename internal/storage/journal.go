@@ -57,6 +57,7 @@ const (
 	journalAfter      = 64        // syncs of logs after which the first file is made
 	journalDrains     = 2         // logs that are synced at the same time to free a file: more get in the way of the journal's own syncs
 	journalRestores   = 4         // logs that are written at the same time by a replay
+	journalTogether   = 256       // a replay of more logs makes them durable by one sync of the log dir
 )
 
 // journal owns the files. commit has one caller at a time, the flusher; the rest may be called concurrently.
@@ -427,6 +428,8 @@ type journalRead struct {
 	files   []vfs.File
 	extents map[partitionKey][]extent // in the order of their sequence
 	damage  []error                   // groups that cannot be read and are followed by others that were written after them
+	// together: so many logs have extents that they are synced at once.
+	together bool
 }
 
 // replay writes what the journal holds into the segments, syncs them, and removes the journal. Called before any log is opened.
@@ -457,6 +460,7 @@ func (j *journal) replay() (err error) {
 		return nil
 	}
 	refused := slices.Clone(r.damage)
+	r.together = len(r.extents) > journalTogether
 	var writes errgroup.Group
 	writes.SetLimit(journalRestores)
 	var mu sync.Mutex // guards refused
@@ -475,6 +479,11 @@ func (j *journal) replay() (err error) {
 	}
 	if err := writes.Wait(); err != nil {
 		return err
+	}
+	if r.together {
+		if err := j.dir.fs.SyncTree(j.dir.path); err != nil { // protection: sync of all that was restored
+			return err
+		}
 	}
 	if len(refused) == 0 {
 		return j.remove()
@@ -546,8 +555,11 @@ func (j *journal) restore(r *journalRead, key partitionKey, extents []extent) er
 		if file == nil {
 			return nil
 		}
-		err := errors.Join(file.Sync(), file.Close()) // protection: sync of what was restored
-		file = nil
+		var err error
+		if !r.together {
+			err = file.Sync() // protection: sync of what was restored
+		}
+		err, file = errors.Join(err, file.Close()), nil
 		return err
 	}
 	for _, e := range extents {

@@ -357,6 +357,35 @@ func TestJournalSurvivesPowerLoss(t *testing.T) {
 	}
 }
 
+// TestJournalOfManyLogs: where the journal restores many logs, they are synced at once, and before it goes.
+func TestJournalOfManyLogs(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 7))
+	r := newJournalRig(t, journalTogether+50, 1<<20)
+	r.used()
+	before := r.groups()
+	for i := range r.logs {
+		r.append(i, fmt.Sprint("of ", i))
+	}
+	r.flush()
+	if r.groups() == before {
+		t.Fatal("the journal was not used")
+	}
+	old := r.dir
+	r.mem = r.mem.Crash(rnd)
+	old.Close()
+	var err error
+	if r.dir, err = OpenDir(Options{FS: r.mem, Path: "/data/log", MetaDir: "/data/meta"}); err != nil { // opens no log, which would sync it
+		t.Fatal(err)
+	}
+	if names := r.journalNames(); names != nil {
+		t.Fatalf("the replay left %v", names)
+	}
+	r.crash(rnd)
+	if err := r.dir.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestJournalTakesNothingBad: bytes that changed between the append and the flush are not copied into the journal, which would write them over
 // a file that is right again.
 func TestJournalTakesNothingBad(t *testing.T) {
