@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"moldau/internal/acl"
+	"moldau/internal/quota"
 	"moldau/internal/wire"
 )
 
@@ -35,6 +37,7 @@ const valueVersion = 1
 //	c/<kind>/<name>            one resource's configuration
 //	u/<user>                   one user's SCRAM credentials
 //	a/<type>/<kind>/<name>     the access control entries of one resource pattern
+//	q/<user>/<client id>/<ip>  the client quotas of one entity: each part is "-", "*" for the default, or "=" and a name, escaped
 //	pid                        first producer id of the next block
 const Prefix = "/moldau/1/"
 
@@ -53,6 +56,7 @@ const (
 	configPrefix  = Prefix + "c/"
 	userPrefix    = Prefix + "u/"
 	aclPrefix     = Prefix + "a/"
+	quotaPrefix   = Prefix + "q/"
 )
 
 // BrokerKey is the key of a broker's registration.
@@ -104,6 +108,41 @@ func aclPatternOf(rest string) (acl.Pattern, error) {
 
 func aclCanBe(p acl.Pattern) bool {
 	return acl.Binding{Pattern: p, Entry: acl.Entry{Principal: acl.Everyone, Host: acl.Wildcard, Operation: acl.All, Permission: acl.Deny}}.Problem() == ""
+}
+
+// QuotaKey is the key of the client quotas of an entity.
+func QuotaKey(e quota.Entity) string {
+	return quotaPrefix + quotaPart(e.User) + "/" + quotaPart(e.ClientID) + "/" + quotaPart(e.IP)
+}
+
+// quotaPart is a part in a key. A name may hold anything; escaped it holds no slash.
+func quotaPart(p quota.Part) string {
+	switch {
+	case !p.Present():
+		return "-"
+	case p.IsDefault():
+		return "*"
+	}
+	return "=" + url.PathEscape(p.Name())
+}
+
+// quotaEntityOf parses "<user>/<client id>/<ip>", in the one spelling that QuotaKey gives.
+func quotaEntityOf(rest string) (quota.Entity, error) {
+	var parts [3]quota.Part
+	for i, s := range strings.SplitN(rest, "/", len(parts)) {
+		if s == "*" {
+			parts[i] = quota.Default
+		} else if escaped, ok := strings.CutPrefix(s, "="); ok {
+			if name, err := url.PathUnescape(escaped); err == nil {
+				parts[i] = quota.Named(name)
+			}
+		}
+	}
+	e := quota.Entity{User: parts[0], ClientID: parts[1], IP: parts[2]}
+	if QuotaKey(e) != quotaPrefix+rest || e.Problem() != "" {
+		return e, fmt.Errorf("%w: quota entity %q", ErrCorrupt, rest)
+	}
+	return e, nil
 }
 
 // maxChunk bounds the chunk numbers that are believed.
@@ -585,4 +624,48 @@ func decodeACL(p acl.Pattern, value []byte) ([]acl.Entry, error) {
 		d.fail("access control entries")
 	}
 	return entries, d.end()
+}
+
+// EncodeQuota is the value of the key of an entity, which has at least one limit.
+func EncodeQuota(l quota.Limits) []byte {
+	e := newEncoder()
+	n := 0
+	for k := range quota.Keys {
+		if _, ok := l.Get(k); ok {
+			n++
+		}
+	}
+	e.count(n)
+	for k := range quota.Keys {
+		if v, ok := l.Get(k); ok {
+			e.string(k.String())
+			e = binary.BigEndian.AppendUint64(e, math.Float64bits(v))
+		}
+	}
+	return e
+}
+
+func decodeQuota(of quota.Entity, value []byte) (quota.Limits, error) {
+	var l quota.Limits
+	d := newDecoder(value)
+	n := d.count(9)
+	if d.err == nil && n == 0 {
+		d.fail("quota without limits")
+	}
+	for range n {
+		name := d.string()
+		k, ok := quota.KeyOf(name)
+		v := 0.0
+		if b := d.take(8); len(b) == 8 {
+			v = math.Float64frombits(binary.BigEndian.Uint64(b))
+		}
+		if _, twice := l.Get(k); d.err == nil && (!ok || twice || !of.Has(k) || !quota.Valid(v)) {
+			d.fail(fmt.Sprintf("quota %q with the value %v", name, v))
+		}
+		if d.err != nil {
+			break
+		}
+		l = l.With(k, v)
+	}
+	return l, d.end()
 }

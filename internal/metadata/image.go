@@ -26,6 +26,7 @@ import (
 	"strings"
 
 	"moldau/internal/acl"
+	"moldau/internal/quota"
 	"moldau/internal/wire"
 )
 
@@ -49,6 +50,7 @@ type Image struct {
 	configs        map[configKey]map[string]string
 	users          map[string][]ScramCredential
 	acls           *acl.Set
+	quotas         *quota.Rules
 	nextProducerID int64
 }
 
@@ -246,6 +248,9 @@ func (im *Image) ScramUsers() []string { return sortedKeys(im.users) }
 // ACLs are the access control lists; nil where there are none.
 func (im *Image) ACLs() *acl.Set { return im.acls }
 
+// Quotas are the client quotas; nil, which is one to ask, where there are none.
+func (im *Image) Quotas() *quota.Rules { return im.quotas }
+
 // FromSnapshot makes the Image of all keys under Prefix.
 func FromSnapshot(kvs []Change) (*Image, error) {
 	b := newBuilder(Empty())
@@ -290,6 +295,7 @@ type builder struct {
 	configs bool // im.configs is a copy
 	users   bool // im.users is a copy
 	acls    map[acl.Pattern][]acl.Entry
+	quotas  map[quota.Entity]quota.Limits
 }
 
 func newBuilder(old *Image) *builder {
@@ -332,6 +338,9 @@ func (b *builder) change(c Change) error {
 	}
 	if rest, ok := strings.CutPrefix(c.Key, aclPrefix); ok {
 		return b.acl(rest, c)
+	}
+	if rest, ok := strings.CutPrefix(c.Key, quotaPrefix); ok {
+		return b.quota(rest, c)
 	}
 	return fmt.Errorf("%w: unknown key", ErrCorrupt)
 }
@@ -552,6 +561,18 @@ func (b *builder) acl(rest string, c Change) error {
 	return put(c, func(value []byte) ([]acl.Entry, error) { return decodeACL(p, value) }, func(entries []acl.Entry) { b.acls[p] = entries })
 }
 
+func (b *builder) quota(rest string, c Change) error {
+	of, err := quotaEntityOf(rest)
+	if err != nil {
+		return err
+	}
+	if b.quotas == nil {
+		b.quotas = map[quota.Entity]quota.Limits{}
+	}
+	b.quotas[of] = quota.Limits{}
+	return put(c, func(value []byte) (quota.Limits, error) { return decodeQuota(of, value) }, func(l quota.Limits) { b.quotas[of] = l })
+}
+
 // finish settles what was touched and puts it in its places.
 func (b *builder) finish() (*Image, error) {
 	var gone, added, goneDrafts, addedDrafts []*Topic
@@ -586,6 +607,9 @@ func (b *builder) finish() (*Image, error) {
 	}
 	if len(b.acls) > 0 {
 		b.im.acls = b.im.acls.With(b.acls)
+	}
+	if len(b.quotas) > 0 {
+		b.im.quotas = b.im.quotas.With(b.quotas)
 	}
 	im := b.im
 	// Nothing has one form, so that equal images are deeply equal.

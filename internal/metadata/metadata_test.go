@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"moldau/internal/acl"
+	"moldau/internal/quota"
 	"moldau/internal/wire"
 )
 
@@ -43,6 +45,41 @@ func somePartition(r *rand.Rand) Partition {
 
 func someEntry(r *rand.Rand) acl.Entry {
 	return acl.Entry{Principal: fmt.Sprint("User:", r.IntN(3)), Host: "*", Operation: acl.Operation(2 + r.IntN(14)), Permission: acl.Permission(2 + r.IntN(2))}
+}
+
+// somePart may be absent; its name holds what a key is cut by, and what is not text.
+func somePart(r *rand.Rand) quota.Part {
+	switch r.IntN(4) {
+	case 0:
+		return quota.Part{}
+	case 1:
+		return quota.Default
+	}
+	name := make([]byte, 1+r.IntN(3))
+	for i := range name {
+		if name[i] = byte(r.Uint32()); r.IntN(2) == 0 {
+			name[i] = "/*=-%\x00"[r.IntN(6)]
+		}
+	}
+	return quota.Named(string(name))
+}
+
+// someQuota is an entity and its limits.
+func someQuota(r *rand.Rand) (e quota.Entity, l quota.Limits) {
+	for e.Problem() != "" {
+		e = quota.Entity{User: somePart(r), ClientID: somePart(r)}
+		if r.IntN(3) == 0 {
+			e = quota.Entity{IP: somePart(r)}
+		}
+	}
+	for l.Empty() {
+		for k := range quota.Keys {
+			if e.Has(k) && r.IntN(2) == 0 {
+				l = l.With(k, []float64{r.Float64() + 0.1, 1, math.Inf(1)}[r.IntN(3)])
+			}
+		}
+	}
+	return e, l
 }
 
 func TestValuesReadBackAsTheyWereWritten(t *testing.T) {
@@ -98,6 +135,11 @@ func TestValuesReadBackAsTheyWereWritten(t *testing.T) {
 		entries := []acl.Entry{someEntry(r), someEntry(r)}
 		gotEntries, err := decodeACL(pattern, EncodeACL(entries))
 		same(entries, gotEntries, err)
+		entity, limits := someQuota(r)
+		gotEntity, err := quotaEntityOf(strings.TrimPrefix(QuotaKey(entity), quotaPrefix))
+		same(entity, gotEntity, err)
+		gotLimits, err := decodeQuota(entity, EncodeQuota(limits))
+		same(limits, gotLimits, err)
 		next := r.Int64()
 		gotNext, err := decodeProducerID(EncodeProducerID(next))
 		same(next, gotNext, err)
@@ -112,7 +154,8 @@ func FuzzDecode(f *testing.F) {
 		StaticKey(id, 3): EncodeStatic(p), DynamicKey(id, 0): EncodeDynamic(p), TopicKey(id): EncodeTopic("t", 2),
 		BrokerKey(1): EncodeBroker(&Broker{ID: 1, Listeners: []Endpoint{{}}, DirIDs: []wire.UUID{id}}), HeadKey: EncodeHead(Head{Seq: 1, Batch: []byte("b")}),
 		ConfigKey(TopicConfig, "t"): EncodeConfig(map[string]string{"a": "b"}), ClusterKey: EncodeCluster("c", map[string]int16{"f": 1}, 1),
-		ACLKey(acl.Pattern{Type: acl.Group, Kind: acl.Prefixed, Name: "a/b"}): EncodeACL([]acl.Entry{someEntry(r)}),
+		ACLKey(acl.Pattern{Type: acl.Group, Kind: acl.Prefixed, Name: "a/b"}):     EncodeACL([]acl.Entry{someEntry(r)}),
+		QuotaKey(quota.Entity{User: quota.Named("a/b"), ClientID: quota.Default}): EncodeQuota(quota.Limits{}.With(quota.ProducerByteRate, 1024)),
 		ProducerIDKey: EncodeProducerID(1000), ControllerKey: EncodeController(ControllerRecord{Broker: 1}),
 	} {
 		f.Add(k, v)
@@ -135,6 +178,8 @@ type model struct {
 	parts map[wire.UUID]int // published partitions, 0 for a draft
 	ids   []wire.UUID
 	names int
+
+	limited []quota.Entity
 }
 
 func (m *model) chunks(id wire.UUID, n int, put func(string, []byte)) {
@@ -166,7 +211,22 @@ func (m *model) batch() []Change {
 	}
 	m.seq++
 	put(HeadKey, EncodeHead(Head{Seq: m.seq, Batch: []byte{byte(m.seq)}}))
-	switch m.r.IntN(10) {
+	switch m.r.IntN(11) {
+	case 10:
+		e, l := someQuota(m.r)
+		if len(m.limited) > 3 { // again, or no more
+			e = m.limited[m.r.IntN(len(m.limited))]
+			l = quota.Limits{}.With(quota.ConnectionCreationRate, float64(m.seq))
+			if !e.Has(quota.ConnectionCreationRate) {
+				l = quota.Limits{}.With(quota.RequestPercentage, float64(m.seq))
+			}
+		}
+		m.limited = append(m.limited, e)
+		if m.r.IntN(3) > 0 {
+			put(QuotaKey(e), EncodeQuota(l))
+		} else {
+			del(QuotaKey(e))
+		}
 	case 9:
 		k := ACLKey(acl.Pattern{Type: acl.Topic, Kind: acl.Literal, Name: fmt.Sprint("t", m.r.IntN(3))})
 		if m.r.IntN(3) > 0 {
@@ -337,6 +397,44 @@ func TestRecordWithoutItsChunksIsCorrupt(t *testing.T) {
 		if _, err := FromSnapshot(kvs); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// A quota that cannot be is not taken for another one, and the error names its key.
+func TestCorruptQuotaIsNamed(t *testing.T) {
+	user, ip := quota.Entity{User: quota.Named("u")}, quota.Entity{IP: quota.Named("::1")}
+	one := func(k quota.Key, v float64) []byte { return EncodeQuota(quota.Limits{}.With(k, v)) }
+	good := one(quota.ProducerByteRate, 1)
+	twice := append(append(encoder{valueVersion, 2}, good[2:]...), good[2:]...)
+	other := append(encoder{valueVersion, 1, 1, 'x'}, good[len(good)-8:]...)
+	for name, c := range map[string]Change{
+		"no limits":           {Key: QuotaKey(user), Value: EncodeQuota(quota.Limits{})},
+		"zero":                {Key: QuotaKey(user), Value: one(quota.ProducerByteRate, 0)},
+		"negative":            {Key: QuotaKey(user), Value: one(quota.ProducerByteRate, -1)},
+		"not a number":        {Key: QuotaKey(user), Value: one(quota.ProducerByteRate, math.NaN())},
+		"twice":               {Key: QuotaKey(user), Value: twice},
+		"unknown key":         {Key: QuotaKey(user), Value: other},
+		"short":               {Key: QuotaKey(user), Value: good[:len(good)-1]},
+		"connections of user": {Key: QuotaKey(user), Value: one(quota.ConnectionCreationRate, 1)},
+		"bytes of an ip":      {Key: QuotaKey(ip), Value: good},
+		"nobody":              {Key: quotaPrefix + "-/-/-", Value: good},
+		"user and ip":         {Key: quotaPrefix + "=u/-/=::1", Value: good},
+		"empty name":          {Key: quotaPrefix + "=/-/-", Value: good},
+		"other spelling":      {Key: quotaPrefix + "=%75/-/-", Value: good},
+		"bad escape":          {Key: quotaPrefix + "=%7/-/-", Value: good},
+		"two parts":           {Key: quotaPrefix + "=u/-", Value: good},
+		"four parts":          {Key: quotaPrefix + "=u/-/-/-", Value: good},
+		"long name":           {Key: QuotaKey(quota.Entity{User: quota.Named(strings.Repeat("u", quota.MaxNameBytes+1))}), Value: good},
+	} {
+		if _, err := FromSnapshot([]Change{c}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), fmt.Sprintf("%q", c.Key)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if im, err := FromSnapshot([]Change{{Key: QuotaKey(user), Value: good}}); err != nil || im.Quotas().Of(user) != (quota.Limits{}).With(quota.ProducerByteRate, 1) {
+		t.Errorf("a good one: %v", err)
+	}
+	if !Empty().Quotas().Of(user).Empty() {
+		t.Error("an empty image has quotas")
 	}
 }
 

@@ -6,7 +6,10 @@
 //  2. A limit of one key never hides that of another: precedence is asked for each key by itself, as Kafka does.
 package quota
 
-import "maps"
+import (
+	"fmt"
+	"maps"
+)
 
 // Key is what a quota limits.
 type Key uint8
@@ -26,6 +29,28 @@ var keyNames = [keys]string{"producer_byte_rate", "consumer_byte_rate", "request
 
 // String is Kafka's name of the key.
 func (k Key) String() string { return keyNames[k] }
+
+// Keys calls yield for each key, in their order.
+func Keys(yield func(Key) bool) {
+	for k := range keys {
+		if !yield(k) {
+			return
+		}
+	}
+}
+
+// KeyOf is the key with a name of Kafka's, and whether there is one.
+func KeyOf(name string) (Key, bool) {
+	for k, n := range keyNames {
+		if n == name {
+			return Key(k), true
+		}
+	}
+	return 0, false
+}
+
+// Valid says whether v can be a limit. Nothing at all is not one, as in Kafka; without a limit is (+Inf).
+func Valid(v float64) bool { return v > 0 }
 
 // Part is one part of the name of an entity. The zero Part says that the entity has no such part.
 type Part struct {
@@ -58,6 +83,31 @@ func (p Part) Name() string { return p.name }
 
 // Entity is whom a rule is about. Users and client ids may stand together, an ip stands alone.
 type Entity struct{ User, ClientID, IP Part }
+
+// MaxNameBytes bounds a name in an entity with a rule. Kafka has no bound; here an entity is a key of the metadata store.
+const MaxNameBytes = 4096
+
+// Problem says why there can be no rule for an entity, "" where there can.
+func (e Entity) Problem() string {
+	switch {
+	case e == Entity{}:
+		return "an entity without a user, a client id and an ip"
+	case e.IP.Present() && (e.User.Present() || e.ClientID.Present()):
+		return "an ip together with a user or a client id"
+	}
+	for _, p := range [...]Part{e.User, e.ClientID, e.IP} {
+		switch {
+		case p.kind == named && p.name == "":
+			return "an empty name"
+		case len(p.name) > MaxNameBytes:
+			return fmt.Sprintf("a name of %d bytes, more than %d", len(p.name), MaxNameBytes)
+		}
+	}
+	return ""
+}
+
+// Has says whether a rule for the entity may limit a key.
+func (e Entity) Has(k Key) bool { return e.IP.Present() == (k == ConnectionCreationRate) }
 
 // Limits are the limits of one entity.
 type Limits struct {

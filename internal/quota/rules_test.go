@@ -1,6 +1,10 @@
 package quota
 
-import "testing"
+import (
+	"math"
+	"strings"
+	"testing"
+)
 
 // Each rule that is more specific than those before it takes over, and only for its key.
 func TestMostSpecificRuleWins(t *testing.T) {
@@ -41,5 +45,48 @@ func TestMostSpecificRuleWins(t *testing.T) {
 	}
 	if r != nil {
 		t.Errorf("rules are left: %+v", r)
+	}
+}
+
+// Which entities there can be, and which key limits which.
+func TestEntities(t *testing.T) {
+	long := strings.Repeat("x", MaxNameBytes)
+	for e, good := range map[Entity]bool{
+		{}:                                    false,
+		{User: Default}:                       true,
+		{User: Named("u")}:                    true,
+		{ClientID: Named("c")}:                true,
+		{User: Default, ClientID: Named("c")}: true,
+		{IP: Default}:                         true,
+		{IP: Named("::1")}:                    true,
+		{IP: Default, User: Default}:          false,
+		{IP: Default, ClientID: Default}:      false,
+		{User: Named("")}:                     false,
+		{User: Default, ClientID: Named("")}:  false,
+		{User: Named(long)}:                   true,
+		{User: Named(long + "x")}:             false,
+	} {
+		if why := e.Problem(); (why == "") != good {
+			t.Errorf("%+v: %q", e, why)
+		}
+	}
+	n := 0
+	for k := range Keys {
+		n++
+		if again, ok := KeyOf(k.String()); !ok || again != k {
+			t.Errorf("%s is read back as %s, %v", k, again, ok)
+		}
+		of := k == ConnectionCreationRate
+		if (Entity{IP: Default}).Has(k) != of || (Entity{User: Default}).Has(k) == of || (Entity{ClientID: Default, User: Default}).Has(k) == of {
+			t.Errorf("%s is of other entities", k)
+		}
+	}
+	if _, ok := KeyOf("producer_byte"); ok || n != 5 {
+		t.Errorf("%d keys; an unknown one is known: %v", n, ok)
+	}
+	for v, good := range map[float64]bool{0: false, -1: false, 0.001: true, math.Inf(1): true, math.Inf(-1): false, math.NaN(): false} {
+		if Valid(v) != good {
+			t.Errorf("%v: %v", v, !good)
+		}
 	}
 }
