@@ -349,6 +349,15 @@ func (c *Cluster) alterACLs(ctx context.Context, n int, plan func(*metadata.Imag
 	return results(ctx, c, n, func(int) (r controller.ACLResult) { return }, set, plan)
 }
 
+// AlterQuotas changes client quotas.
+func (c *Cluster) AlterQuotas(ctx context.Context, alterations []controller.QuotaAlteration, validateOnly bool) []controller.QuotaResult {
+	names := func(int) (r controller.QuotaResult) { return }
+	set := func(r *controller.QuotaResult, code wire.Code, message string) { r.Code, r.Message = code, message }
+	return results(ctx, c, len(alterations), names, set, func(im *metadata.Image) (controller.Plan, []controller.QuotaResult) {
+		return controller.AlterQuotas(im, alterations, validateOnly)
+	})
+}
+
 func setTopic(r *controller.TopicResult, code wire.Code, message string) {
 	*r = controller.TopicResult{Name: r.Name, Code: code, Message: message}
 }

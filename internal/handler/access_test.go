@@ -368,18 +368,31 @@ var intendedAccess = map[string]string{
 }
 
 func TestAccessIsKafkas(t *testing.T) {
-	var exchange func(t testing.TB, who string, frame []byte) []byte
+	compareAccess(t, accessFile, intendedAccess, func(t testing.TB, ids *topicIDs, exchange exchangeAs) []asked {
+		if *kafkaAccessAddr != "" {
+			fc := kmsg.NewPtrFindCoordinatorRequest() // makes __consumer_offsets, in the background
+			fc.CoordinatorKeys = []string{"g"}
+			fc.SetVersion(4)
+			exchange(t, "admin", frameOf(fc))
+			time.Sleep(10 * time.Second)
+		}
+		return accessScript(t, ids)
+	})
+}
+
+// exchangeAs asks for a user.
+type exchangeAs func(t testing.TB, who string, frame []byte) []byte
+
+// compareAccess compares the answers to a script that several users ask with those of Kafka in a file, or records them.
+func compareAccess(t *testing.T, file string, intended map[string]string, script func(testing.TB, *topicIDs, exchangeAs) []asked) {
+	t.Helper()
+	var exchange exchangeAs
 	if *kafkaAccessAddr != "" {
 		conns := map[string]overTCP{}
 		for _, who := range []string{"admin", "bob", "eve"} {
 			conns[who] = dialAs(t, *kafkaAccessAddr, who)
 		}
 		exchange = func(t testing.TB, who string, frame []byte) []byte { return conns[who].exchange(t, frame) }
-		fc := kmsg.NewPtrFindCoordinatorRequest() // makes __consumer_offsets, in the background
-		fc.CoordinatorKeys = []string{"g"}
-		fc.SetVersion(4)
-		exchange(t, "admin", frameOf(fc))
-		time.Sleep(10 * time.Second)
 	} else {
 		b := newBroker(t, withAccess...)
 		b.withGroups(t)
@@ -387,11 +400,12 @@ func TestAccessIsKafkas(t *testing.T) {
 	}
 	var ids topicIDs
 	var got []answerLine
-	for _, q := range accessScript(t, &ids) {
+	for _, q := range script(t, &ids, exchange) {
 		got = append(got, q.ask(t, &ids, func(t testing.TB, frame []byte) []byte { return exchange(t, q.who, frame) }, *kafkaAccessAddr != "")...)
 	}
 	if *kafkaAccessAddr != "" {
-		writeAnswers(t, accessFile, got)
+		writeAnswers(t, file, got)
+		return
 	}
-	compareAnswers(t, accessFile, intendedAccess, got)
+	compareAnswers(t, file, intended, got)
 }

@@ -137,7 +137,7 @@ func TestEveryAPIAsks(t *testing.T) {
 	b := newBroker(t, withAccess...)
 	open := map[kmsg.Key]bool{kmsg.ApiVersions: true, kmsg.SASLHandshake: true, kmsg.SASLAuthenticate: true}
 	scripted := map[int16]bool{}
-	for _, q := range accessScript(t, &topicIDs{}) {
+	for _, q := range append(accessScript(t, &topicIDs{}), quotaScript(t, nil, nil)...) {
 		scripted[q.req.Key()] = true
 	}
 	features := kmsg.NewPtrUpdateFeaturesRequest()
@@ -154,9 +154,6 @@ func TestEveryAPIAsks(t *testing.T) {
 		},
 		kmsg.DescribeUserSCRAMCredentials.Int16(): func() int16 {
 			return askAs[*kmsg.DescribeUserSCRAMCredentialsResponse](t, b, "eve", kmsg.NewPtrDescribeUserSCRAMCredentialsRequest(), 0).ErrorCode
-		},
-		kmsg.DescribeClientQuotas.Int16(): func() int16 {
-			return askAs[*kmsg.DescribeClientQuotasResponse](t, b, "eve", kmsg.NewPtrDescribeClientQuotasRequest(), 1).ErrorCode
 		},
 	}
 	for _, r := range rows() {

@@ -21,6 +21,10 @@ func FuzzRequests(f *testing.F) {
 		q.req.SetVersion(max(q.version, 0))
 		f.Add(q.req.Key(), q.req.GetVersion(), q.req.AppendTo(nil))
 	}
+	for _, q := range quotaScript(f, nil, nil) {
+		q.req.SetVersion(1)
+		f.Add(q.req.Key(), int16(1), q.req.AppendTo(nil))
+	}
 	for _, r := range rows() {
 		for v := r.min - 1; v <= r.max+1; v++ {
 			f.Add(r.key.Int16(), v, []byte{})

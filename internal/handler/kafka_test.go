@@ -174,6 +174,11 @@ func sortKey(v any) string {
 	if !ok {
 		return ""
 	}
+	for _, k := range []string{"Entity", "Key", "Type"} { // of quotas
+		if m[k] != nil && (k == "Entity" || len(m) == 2) {
+			return fmt.Sprint(m[k])
+		}
+	}
 	for _, k := range []string{"Topic", "ResourceName", "Name", "MemberID", "Group"} {
 		if s, ok := m[k].(string); ok {
 			return s

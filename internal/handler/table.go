@@ -124,6 +124,7 @@ func rows() []row {
 		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
 		{key: kmsg.OffsetDelete, min: 0, max: 0, needs: access{groupResource, opDelete}, start: answer(offsetDelete)},
 		{key: kmsg.DescribeClientQuotas, min: 0, max: 1, needs: access{clusterResource, opDescribeConfigs}, start: answer(describeClientQuotas)},
+		{key: kmsg.AlterClientQuotas, min: 0, max: 1, needs: access{clusterResource, opAlterConfigs}, start: answer(alterClientQuotas)},
 		{key: kmsg.DescribeUserSCRAMCredentials, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(describeUserScramCredentials)},
 		{key: kmsg.AlterUserSCRAMCredentials, min: 0, max: 0, needs: access{clusterResource, opAlter}, start: answer(alterUserScramCredentials)},
 		{key: kmsg.UpdateFeatures, min: 0, max: 2, needs: access{clusterResource, opAlter}, start: answer(updateFeatures)},

@@ -7,8 +7,11 @@
 package quota
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
 	"maps"
+	"net/netip"
 )
 
 // Key is what a quota limits.
@@ -83,6 +86,53 @@ func (p Part) Name() string { return p.name }
 
 // Entity is whom a rule is about. Users and client ids may stand together, an ip stands alone.
 type Entity struct{ User, ClientID, IP Part }
+
+// Types of parts of an entity, with Kafka's names.
+const (
+	UserType     = "user"
+	ClientIDType = "client-id"
+	IPType       = "ip"
+)
+
+// Part is the part of a type, nil of an unknown one.
+func (e *Entity) Part(of string) *Part {
+	switch of {
+	case UserType:
+		return &e.User
+	case ClientIDType:
+		return &e.ClientID
+	case IPType:
+		return &e.IP
+	}
+	return nil
+}
+
+// Parts calls yield for each part that is present, with its type.
+func (e Entity) Parts(yield func(of string, p Part) bool) {
+	for _, of := range [...]string{UserType, ClientIDType, IPType} {
+		if p := *e.Part(of); p.Present() && !yield(of, p) {
+			return
+		}
+	}
+}
+
+// Compare orders entities by user, client id and ip: who has no such part comes first, then the default, then names.
+func (e Entity) Compare(x Entity) int {
+	return cmp.Or(e.User.compare(x.User), e.ClientID.compare(x.ClientID), e.IP.compare(x.IP))
+}
+
+func (p Part) compare(x Part) int {
+	return cmp.Or(cmp.Compare(p.kind, x.kind), cmp.Compare(p.name, x.name))
+}
+
+// PlainAddress is the one spelling in which an address is the name of an entity, and whether it is an address at all.
+func PlainAddress(s string) (string, bool) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" {
+		return s, false
+	}
+	return a.Unmap().String(), true
+}
 
 // MaxNameBytes bounds a name in an entity with a rule. Kafka has no bound; here an entity is a key of the metadata store.
 const MaxNameBytes = 4096
@@ -175,6 +225,68 @@ func (r *Rules) All(yield func(Entity, Limits) bool) {
 	for e, l := range r.of {
 		if !yield(e, l) {
 			return
+		}
+	}
+}
+
+// Match is what a filter asks of one part of an entity. The zero Match asks nothing.
+type Match struct {
+	asked bool
+	part  Part // absent: any that is present
+}
+
+// Exactly matches this part, which must be present.
+func Exactly(p Part) Match { return Match{true, p} }
+
+// Specified matches any part that is present, also the default.
+func Specified() Match { return Match{asked: true} }
+
+// Asked says whether the match asks anything.
+func (m Match) Asked() bool { return m.asked }
+
+func (m Match) matches(p Part, strict bool) bool {
+	switch {
+	case !m.asked:
+		return !strict || !p.Present()
+	case m.part.Present():
+		return m.part == p
+	}
+	return p.Present()
+}
+
+// Filter says which entities are meant (KIP-546). A strict one means only those that have no other part than those that it asks about.
+type Filter struct {
+	User, ClientID, IP Match
+	Strict             bool
+}
+
+// entity is the only one that a filter can mean, where that is so.
+func (f Filter) entity() (e Entity, one bool) {
+	one = f.Strict
+	for _, x := range [...]struct {
+		m    Match
+		part *Part
+	}{{f.User, &e.User}, {f.ClientID, &e.ClientID}, {f.IP, &e.IP}} {
+		*x.part = x.m.part
+		one = one && (!x.m.asked || x.m.part.Present())
+	}
+	return e, one
+}
+
+// Find calls yield for each entity that a filter means, in no order. A strict filter that asks for exact parts costs one look-up, any
+// other a look at all entities.
+func (r *Rules) Find(f Filter) iter.Seq2[Entity, Limits] {
+	return func(yield func(Entity, Limits) bool) {
+		if e, one := f.entity(); one {
+			if l := r.Of(e); !l.Empty() {
+				yield(e, l)
+			}
+			return
+		}
+		for e, l := range r.All {
+			if f.User.matches(e.User, f.Strict) && f.ClientID.matches(e.ClientID, f.Strict) && f.IP.matches(e.IP, f.Strict) && !yield(e, l) {
+				return
+			}
 		}
 	}
 }

@@ -90,3 +90,70 @@ func TestEntities(t *testing.T) {
 		}
 	}
 }
+
+// Find says the same by its short way as by the long one, and every part of a filter counts.
+func TestFind(t *testing.T) {
+	parts := []Part{{}, Default, Named("a"), Named("b")}
+	var r *Rules
+	for _, p := range parts {
+		for _, q := range parts {
+			for _, e := range []Entity{{User: p, ClientID: q}, {IP: p}} {
+				if e.Problem() == "" {
+					r = r.With(map[Entity]Limits{e: Limits{}.With(RequestPercentage, 1)})
+				}
+			}
+		}
+	}
+	asks := []Match{{}, Specified(), Exactly(Default), Exactly(Named("a")), Exactly(Named("c"))}
+	fits := func(m Match, p Part, strict bool) bool {
+		switch {
+		case !m.Asked():
+			return !strict || p == Part{}
+		case m == Specified():
+			return p != Part{}
+		}
+		return m == Exactly(p)
+	}
+	for _, user := range asks {
+		for _, client := range asks {
+			for _, ip := range asks {
+				for _, strict := range []bool{false, true} {
+					f := Filter{user, client, ip, strict}
+					found := map[Entity]bool{}
+					for e, l := range r.Find(f) {
+						if found[e] || l != r.Of(e) {
+							t.Errorf("%+v: %+v twice, or with other limits", f, e)
+						}
+						found[e] = true
+					}
+					for e := range r.All {
+						if want := fits(user, e.User, strict) && fits(client, e.ClientID, strict) && fits(ip, e.IP, strict); found[e] != want {
+							t.Errorf("%+v: %+v is found: %v", f, e, found[e])
+						}
+						delete(found, e)
+					}
+					if len(found) > 0 {
+						t.Errorf("%+v: %+v", f, found)
+					}
+				}
+			}
+		}
+	}
+	for e, l := range (*Rules)(nil).Find(Filter{}) {
+		t.Error(e, l)
+	}
+}
+
+// Every way to write an address means it.
+func TestPlainAddress(t *testing.T) {
+	for s, want := range map[string]string{"10.0.0.7": "10.0.0.7", "::ffff:10.0.0.7": "10.0.0.7", "0:0:0:0:0:0:0:7": "::7", "2001:DB8::1": "2001:db8::1"} {
+		if got, ok := PlainAddress(s); got != want || !ok {
+			t.Errorf("%s: %s, %v", s, got, ok)
+		}
+	}
+	for _, s := range []string{"", "localhost", "10.0.0.256", "10.0.0", "fe80::1%eth0"} {
+		if got, ok := PlainAddress(s); got != s || ok {
+			t.Errorf("%s: %s, %v", s, got, ok)
+		}
+	}
+}
