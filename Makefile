@@ -55,10 +55,10 @@ group-scale: install-clients ## a group of MEMBERS (default 1000), MANY (default
 	@ulimit -n $$(ulimit -Hn); GROUP_SCALE=kafka MEMBERS=$${MEMBERS:-1000} MANY=$${MANY:-5000} $(CLIENTS) -timeout 1h -v -run '^TestGroupScale$$'
 
 parity: install-clients ## members of groups with seven clients and both protocols, and Kafka's tool for groups, against Apache Kafka and Moldau side by side
-	PARITY=live $(CLIENTS) -timeout 30m -v -run '^Test(Groups|GroupTools)Parity$$'
+	PARITY=live $(CLIENTS) -timeout 30m -v -run '^Test(Groups|GroupTools|QuotaTool)Parity$$'
 
 parity-record: install-clients ## write Kafka's logs, with which test-clients compares, anew
-	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^Test((Groups|GroupTools)Parity|SecurityClients)$$'
+	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^Test((Groups|GroupTools|QuotaTool)Parity|SecurityClients)$$'
 
 group-join: install-clients ## JOINS (default 5) times one more member joins a group of fifty: for how long partitions stand still, beside Apache Kafka
 	JOINS=$${JOINS:-5} $(CLIENTS) -timeout 2h -v -run '^TestJoinFigures$$'

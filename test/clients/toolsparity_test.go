@@ -160,12 +160,9 @@ func groupTranscript(t *testing.T, b *broker, name string, one, two kgo.Opt) str
 			must(t, w.ProduceSync(deadline(t, time.Minute), &kgo.Record{Partition: p, Value: []byte("more")}).FirstErr())
 		}
 	}
-	jars := strings.TrimSpace(run(t, toolPatience, nil, launcher(), "classpath").stdout)
 	tell := func(lines []string) string {
 		t.Helper()
-		script := strings.NewReplacer("G", name, "T", name).Replace(strings.Join(lines, "\n"))
-		return run(t, toolPatience, strings.NewReader(script+"\n"), "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
-			"-cp", filepath.Join(cache(), "java")+string(os.PathListSeparator)+jars, "Groups", b.addr).stdout
+		return toolTranscript(t, b, "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", strings.NewReplacer("G", name, "T", name).Replace(strings.Join(lines, "\n")))
 	}
 	text := tell(toolsOfActive)
 	for _, c := range clients {
@@ -175,6 +172,14 @@ func groupTranscript(t *testing.T, b *broker, name string, one, two kgo.Opt) str
 	await("the group is empty", func() bool { return state() == "Empty" })
 	text += tell(toolsOfEmpty)
 	return normalTranscript(text, b.addr)
+}
+
+// toolTranscript is what one of Kafka's tools prints when it is told each of the lines.
+func toolTranscript(t *testing.T, b *broker, class, lines string) string {
+	t.Helper()
+	jars := strings.TrimSpace(run(t, toolPatience, nil, launcher(), "classpath").stdout)
+	return run(t, toolPatience, strings.NewReader(lines+"\n"), "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error",
+		"-cp", filepath.Join(cache(), "java")+string(os.PathListSeparator)+jars, "Tool", class, b.addr).stdout
 }
 
 var (

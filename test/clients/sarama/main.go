@@ -2,6 +2,7 @@
 //
 //	sarama VERSION produce BOOTSTRAP TOPIC NAME   records of every codec to the codec's partition; prints "CODEC FIRST LAST" offsets
 //	sarama VERSION digest BOOTSTRAP TOPIC         reads everything; prints "PARTITION COUNT FIRST NEXT SHA256" lines
+//	sarama VERSION quotas BOOTSTRAP USER          sets, shows and removes a quota
 //	sarama VERSION member BOOTSTRAP GROUP TOPIC NAME ASSIGNOR SESSION_MS   is a member of a group
 //
 // VERSION is the Kafka version whose requests sarama shall use, or "max". The records to produce are described in
@@ -36,7 +37,7 @@ const (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 5 {
-		log.Fatal("usage: sarama VERSION produce|digest|member BOOTSTRAP ...")
+		log.Fatal("usage: sarama VERSION produce|digest|quotas|member BOOTSTRAP ...")
 	}
 	version := sarama.MaxVersion
 	if os.Args[1] != "max" {
@@ -53,6 +54,8 @@ func main() {
 	case command == "member" && len(os.Args) == 9:
 		a := os.Args[3:]
 		err = runMember(version, a[0], a[1], a[2], a[3], a[4], a[5])
+	case command == "quotas":
+		err = quotas(version, os.Args[3], os.Args[4])
 	case command == "digest":
 		err = digest(version, os.Args[3], os.Args[4])
 	default:
