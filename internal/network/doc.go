@@ -33,6 +33,7 @@
 //     one another for ever. A frame that comes slower than minFrameRate loses its connection.
 //  6. After a part of a response has left, it is completed or the connection is closed.
 //  7. An idle connection holds no buffer; crypto/tls itself keeps one for a record, up to 17 KiB, once it has received one of that size.
+//  8. While a connection is muted, nothing is read from its socket but what a read under way brings: up to 64 KiB.
 //
 // Stage times, as Kafka's RequestMetrics, from six instants of a request:
 //

@@ -143,7 +143,7 @@ func (c *Conn) admit(key int16, size int64) error {
 			c.mu.Unlock()
 			return errStopped
 		}
-		muted := !c.muteUntil.IsZero() && !c.gone && time.Now().Before(c.muteUntil)
+		muted := c.mutedLocked()
 		free := c.inflight == 0 || early && key == c.inflightKey && c.inflight < MaxStarted &&
 			c.inflightBytes+size <= c.srv.opt.ConnBytes
 		if free && !muted {
@@ -258,6 +258,9 @@ func (c *Conn) cut(size int) ([]byte, *slab) {
 func (c *Conn) fill() error {
 	c.settle()
 	c.writeReady()
+	if err := c.awaitUnmuted(); err != nil {
+		return err
+	}
 	in := &c.in
 	have := in.w - in.r
 	if have > 0 {
@@ -304,14 +307,60 @@ func (c *Conn) fillIdle(have int) error {
 		case err == nil:
 			c.received(n)
 			return nil
+		case err == errMuted:
+			err = c.awaitUnmuted()
+		default:
+			err = c.onReadError(err)
 		}
-		if err := c.onReadError(err); err != nil {
+		if err != nil {
 			return err
 		}
 		if have == 0 {
 			c.armIdle()
 		}
 	}
+}
+
+// errMuted says that nothing was read because the connection is muted.
+var errMuted = errors.New("muted")
+
+// muted reports whether the connection is muted, and until when. A client that is gone is not: what it has sent before is served, and then
+// the connection ends.
+func (c *Conn) muted() (until time.Time, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.muteUntil, c.mutedLocked()
+}
+
+func (c *Conn) mutedLocked() bool {
+	return !c.muteUntil.IsZero() && !c.gone && !c.quit && time.Now().Before(c.muteUntil)
+}
+
+// awaitUnmuted waits until the connection is not muted. What a client sends meanwhile stays in the socket, where it takes nothing from the budget
+// for requests. That the client goes is noticed. To be muted is neither to be idle nor to be slow.
+func (c *Conn) awaitUnmuted() error {
+	if _, muted := c.muted(); !muted {
+		return nil
+	}
+	in, began := &c.in, time.Now()
+	for {
+		c.mu.Lock()
+		if !c.mutedLocked() {
+			break
+		}
+		c.awaitTurn(c.muteUntil)
+	}
+	quit := c.quit
+	c.mu.Unlock()
+	if quit {
+		return errStopped
+	}
+	if !in.partial.IsZero() {
+		in.partial = in.partial.Add(time.Since(began))
+		c.setReadDeadline(in.partial.Add(c.srv.opt.minRateGrace))
+		in.deadline = true
+	}
+	return nil
 }
 
 // needsSlab reports whether a small buffer cannot hold the frame whose beginning is there.
@@ -402,6 +451,9 @@ func (c *Conn) nextLarge(size int) ([]byte, *slab, error) {
 // readInto receives at least a byte, with the buffer in hand.
 func (c *Conn) readInto(p []byte) (int, error) {
 	for {
+		if err := c.awaitUnmuted(); err != nil {
+			return 0, err
+		}
 		n, err := c.recv(p)
 		if n > 0 {
 			c.received(n)
@@ -452,6 +504,9 @@ func (c *Conn) onReadError(err error) error {
 	}
 	c.mu.Lock()
 	quit, inflight, last := c.quit, c.inflight, c.lastSent
+	if c.muteUntil.After(last) {
+		last = c.muteUntil
+	}
 	c.mu.Unlock()
 	if quit {
 		return errStopped

@@ -47,6 +47,10 @@ func (c *Conn) recvIdle() (n int, starved bool, err error) {
 }
 
 func (c *Conn) readable(fd uintptr) bool {
+	if _, muted := c.muted(); muted { // since it waits
+		c.recvErr = errMuted
+		return true
+	}
 	s, have := c.receiveSlab()
 	if s == nil {
 		c.starved = true

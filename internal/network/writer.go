@@ -336,8 +336,8 @@ func (c *Conn) flush(out *outbox) {
 	c.inflight -= n
 	c.inflightBytes -= bytes
 	c.lastSent = now
-	if throttle > 0 {
-		c.muteUntil = now.Add(throttle)
+	if until := now.Add(throttle); throttle > 0 && until.After(c.muteUntil) {
+		c.muteUntil = until
 	}
 	c.signal()
 	c.mu.Unlock()
