@@ -35,7 +35,8 @@ type connState struct {
 	software, softwareVersion string         // as the client says; "" if it does not
 	clientID                  string         // of the last request; Start's
 	burst                     []*produceCall // staged and not appended; Start's and Settle's
-	walked                    int            // batches in a row whose records were walked and good; Start's, while it counts
+	accounts                  accounts
+	walked                    int // batches in a row whose records were walked and good; Start's, while it counts
 }
 
 // walkFirst batches of a connection, and after an error as many again, are walked whole in any case; of the others one in
@@ -62,7 +63,7 @@ func stateOf(c *network.Conn) *connState {
 }
 
 func startAPIVersions(t *Table, rc requestContext, body []byte) (network.Call, error) {
-	version := rc.header.Version
+	began, version := time.Now(), rc.header.Version
 	if version < rc.row.min || version > rc.row.max {
 		resp := kmsg.NewPtrApiVersionsResponse()
 		resp.ErrorCode = int16(wire.UnsupportedVersion)
@@ -73,7 +74,9 @@ func startAPIVersions(t *Table, rc requestContext, body []byte) (network.Call, e
 	if err != nil {
 		return nil, err
 	}
-	return answered(&rc, t.apiVersions(&rc, req.(*kmsg.ApiVersionsRequest)), version), nil
+	resp := t.apiVersions(&rc, req.(*kmsg.ApiVersionsRequest))
+	rc.work(began)
+	return answered(&rc, resp, version), nil
 }
 
 func (t *Table) apiVersions(rc *requestContext, req *kmsg.ApiVersionsRequest) *kmsg.ApiVersionsResponse {
@@ -113,10 +116,11 @@ type answeredCall struct {
 }
 
 func answered(rc *requestContext, resp kmsg.Response, version int16) *answeredCall {
+	throttle := rc.throttle(resp)
 	resp.SetVersion(version)
 	return &answeredCall{rc, network.Reply{
 		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, rc.header.CorrelationID, resp)}},
-		Throttle:  rc.throttle(),
+		Throttle:  throttle,
 		LocalDone: time.Now(),
 	}}
 }

@@ -22,6 +22,7 @@ import (
 
 	"moldau/internal/network"
 	"moldau/internal/partition"
+	"moldau/internal/quota"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
 	"moldau/internal/wire"
@@ -42,6 +43,7 @@ type fetchCall struct {
 	deadline time.Time
 	failure  wire.Code // of the whole request
 	local    time.Time
+	throttle time.Duration
 	looked   bool // the targets were read once
 	enough   bool // and that was enough to answer
 
@@ -77,8 +79,9 @@ func startFetch(t *Table, rc requestContext, body []byte) (network.Call, error) 
 		return nil, err
 	}
 	c.rc = rc
+	defer c.rc.work(time.Now())
 	c.reader.Client = rc.conn
-	limit := t.resolved(t.o.Cluster.Image()).maxFetch
+	limit := c.rc.mostBytes(t.resolved(t.o.Cluster.Image()).maxFetch)
 	c.maxBytes = int(max(0, min(c.req.MaxBytes, limit)))
 	c.minBytes = int64(min(c.req.MinBytes, int32(c.maxBytes)))
 	c.deadline = rc.arrived.Add(max(0, c.req.MaxWait))
@@ -145,7 +148,7 @@ func (c *fetchCall) Release() {
 	}
 	buf := c.encoder.Forget()
 	c.reader.Forget()
-	c.rc, c.session, c.failure, c.looked, c.enough = requestContext{}, nil, wire.None, false, false
+	c.rc, c.session, c.failure, c.looked, c.enough, c.throttle = requestContext{}, nil, wire.None, false, false, 0
 	c.cold, c.diskWait, c.diskFor = nil, 0, ""
 	c.own, c.targets = c.own[:0], c.targets[:0]
 	t.pools.putFetch(c, buf, t.o.PoisonBuffers)
@@ -170,12 +173,48 @@ func (c *fetchCall) Wait(ctx context.Context) network.Reply {
 	}
 	if c.failure != wire.None {
 		c.resp = wire.FetchResponse{ErrorCode: c.failure}
+		c.mustWait()
 	}
 	return network.Reply{
-		Pieces:    c.encoder.Encode(c.rc.header.CorrelationID, c.rc.header.Version, &c.resp),
-		Throttle:  c.rc.throttle(),
+		Pieces:    c.encode(),
+		Throttle:  c.throttle,
 		LocalDone: c.local, Ready: time.Now(), MayPark: max(0, c.req.MaxWait-c.diskWait), DiskWait: c.diskWait,
 	}
+}
+
+// encode is the response in bytes.
+func (c *fetchCall) encode() []wire.Piece {
+	return c.encoder.Encode(c.rc.header.CorrelationID, c.rc.header.Version, &c.resp)
+}
+
+// mustWait charges the response as it stands. Where the client has to wait first, it gets an empty one at once, and is charged no
+// bytes for it; what it would have got is there for its next fetch.
+func (c *fetchCall) mustWait() bool {
+	if !c.rc.metered || c.isReplica() {
+		return false
+	}
+	var bytes int64
+	if c.rc.account(quota.ConsumerByteRate) != nil {
+		bytes = -4 // Kafka counts the body, and four bytes for its size, but not the header
+		if c.rc.header.Version >= 12 {
+			bytes--
+		}
+		for _, p := range c.encode() {
+			bytes += p.Len()
+		}
+	}
+	ms := c.rc.chargeWork()
+	ms = max(ms, c.rc.chargeResponse(bytes, ms))
+	c.resp.ThrottleMs, c.throttle = int32(ms), milliseconds(ms)
+	if ms > 0 {
+		c.resp.Topics, c.resp.Brokers = c.resp.Topics[:0], nil
+	}
+	return ms > 0
+}
+
+// isReplica reports whether another broker asks, on whom there are no quotas.
+func (c *fetchCall) isReplica() bool {
+	return c.req.ReplicaID >= 0 && c.rc.permitted(access{clusterResource, opClusterAction}, clusterName)
 }
 
 // park waits for more until the deadline.
@@ -279,6 +318,7 @@ func (c *fetchCall) hurry() {
 
 // read reads every target and reports whether the fetch may be answered.
 func (c *fetchCall) read() (done bool) {
+	defer c.rc.work(time.Now())
 	c.drop()
 	c.rc.decided = decision{} // what was allowed when the fetch began to wait may not be any more
 	if f := c.session; f != nil {
@@ -358,15 +398,15 @@ func (c *fetchCall) respond() wire.Code {
 	for i, t := range c.targets {
 		c.parts[i] = c.partition(t, &c.results[i], &leaders, c.regions[i:i:i+1])
 	}
-	c.resp.ErrorCode, c.resp.SessionID, c.resp.Brokers, c.resp.Topics = wire.None, 0, leaders.brokers, c.resp.Topics[:0]
+	c.resp.ThrottleMs, c.resp.ErrorCode, c.resp.SessionID, c.resp.Brokers, c.resp.Topics = 0, wire.None, 0, leaders.brokers, c.resp.Topics[:0]
 	if c.session != nil {
 		return c.changes(c.session)
 	}
-	if c.req.SessionEpoch == initialEpoch && c.req.Version >= 7 && len(c.targets) > 0 {
-		c.resp.SessionID = c.rc.table.sessions.create(c, c.parts)
-	}
 	for i, t := range c.targets {
 		c.send(t, &c.parts[i])
+	}
+	if !c.mustWait() && c.req.SessionEpoch == initialEpoch && c.req.Version >= 7 && len(c.targets) > 0 {
+		c.resp.SessionID = c.rc.table.sessions.create(c, c.parts)
 	}
 	return wire.None
 }
@@ -379,13 +419,18 @@ func (c *fetchCall) changes(f *fetchSession) wire.Code {
 		return code
 	}
 	c.resp.SessionID = f.id
+	for i, t := range c.targets {
+		if p := &c.parts[i]; t.isNews(p) {
+			c.send(t, p)
+		}
+	}
+	if c.mustWait() {
+		return wire.None // and the next fetch looks at the same
+	}
 	f.queue = f.queue[:0]
 	for i, t := range c.targets {
 		p := &c.parts[i]
-		if t.isNews(p) {
-			c.send(t, p)
-			t.told(p)
-		}
+		t.told(p)
 		if t.queued = false; !hasRecords(p) && c.unfinished(i) {
 			f.enqueue(t)
 		}

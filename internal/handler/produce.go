@@ -20,6 +20,7 @@ import (
 
 	"moldau/internal/network"
 	"moldau/internal/partition"
+	"moldau/internal/quota"
 	"moldau/internal/record"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
@@ -53,6 +54,7 @@ func startProduce(t *Table, rc requestContext, body []byte) (network.Call, error
 	}
 	c.rc = rc
 	now := time.Now()
+	defer c.rc.work(now)
 	c.deadline = now.Add(c.req.Timeout)
 	for i := range c.req.Topics {
 		topic := &c.req.Topics[i]
@@ -114,6 +116,7 @@ func (t *Table) Settle(c *network.Conn) {
 	if !ok || len(s.burst) == 0 {
 		return
 	}
+	began := time.Now()
 	b := t.pools.getBurst()
 	for _, call := range s.burst {
 		for i := range call.parts {
@@ -125,8 +128,10 @@ func (t *Table) Settle(c *network.Conn) {
 	b.append()
 	t.pools.putBurst(b)
 	now := time.Now()
+	share := now.Sub(began) / time.Duration(len(s.burst))
 	for _, call := range s.burst {
 		call.local = now
+		call.rc.worked += share
 		for i := range call.parts {
 			if part := &call.parts[i]; part.err == nil {
 				part.err = part.staged.Err
@@ -295,16 +300,32 @@ func (c *produceCall) Wait(ctx context.Context) network.Reply {
 			c.rc.table.refused.log(&c.rc, "produce was refused", p.err)
 		}
 	}
+	throttleMs := c.throttleMs()
 	if c.req.Acks == 0 {
-		return network.Reply{None: true, CloseAfter: failed, LocalDone: c.local, Throttle: c.rc.throttle()}
+		return network.Reply{None: true, CloseAfter: failed, LocalDone: c.local, Throttle: milliseconds(throttleMs)}
 	}
 	ready := time.Now()
-	c.out = wire.AppendProduce(c.out[:0], c.rc.header.CorrelationID, c.rc.header.Version, c.response())
+	resp := c.response()
+	resp.ThrottleMs = int32(throttleMs)
+	c.out = wire.AppendProduce(c.out[:0], c.rc.header.CorrelationID, c.rc.header.Version, resp)
 	c.pieces[0].Bytes = c.out
 	return network.Reply{
 		Pieces:    c.pieces[:],
-		LocalDone: c.local, Ready: ready, Throttle: c.rc.throttle(),
+		LocalDone: c.local, Ready: ready, Throttle: milliseconds(throttleMs),
 	}
+}
+
+// throttleMs charges the request, and says how long its client has to wait. As in Kafka, the work for one that is not answered is on nobody's account;
+// its bytes are.
+func (c *produceCall) throttleMs() int64 {
+	if !c.rc.metered {
+		return 0
+	}
+	ms := c.rc.charge(quota.ProducerByteRate, float64(c.rc.size))
+	if c.req.Acks != 0 {
+		ms = max(ms, c.rc.chargeWork())
+	}
+	return ms
 }
 
 func (c *produceCall) response() *wire.ProduceResponse {

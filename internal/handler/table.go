@@ -62,6 +62,7 @@ type Table struct {
 	sessions    *sessions
 	refused     refusals
 	pools       pools
+	quotas      *quotas
 	access      *authorizer   // nil: everyone may do everything
 	maxFrame    int32         // socket.request.max.bytes
 	maxProof    int32         // sasl.server.max.receive.size
@@ -79,7 +80,9 @@ type row struct {
 	// needs is what a client must be allowed to do; the handler asks once per resource.
 	needs access
 	parks time.Duration // how long it may wait for other clients without being slow; a fetch says it itself
-	start func(t *Table, rc requestContext, body []byte) (network.Call, error)
+	// unmetered APIs are on nobody's account: in Kafka they are answered before quotas come in.
+	unmetered bool
+	start     func(t *Table, rc requestContext, body []byte) (network.Call, error)
 }
 
 // smallFrameBytes bounds the requests of every API that does not carry records.
@@ -104,7 +107,7 @@ func rows() []row {
 		{key: kmsg.SyncGroup, min: 0, max: 5, needs: access{groupResource, opRead}, parks: forMembers, start: answer(syncGroup)},
 		{key: kmsg.DescribeGroups, min: 0, max: 6, needs: access{groupResource, opDescribe}, start: answer(describeGroups)},
 		{key: kmsg.ListGroups, min: 0, max: 5, needs: access{clusterResource, opDescribe}, start: answer(listGroups)},
-		{key: kmsg.SASLHandshake, min: 0, max: 1, start: startSASLHandshake},
+		{key: kmsg.SASLHandshake, min: 0, max: 1, unmetered: true, start: startSASLHandshake},
 		{key: kmsg.ApiVersions, min: 0, max: 4, start: startAPIVersions},
 		{key: kmsg.CreateTopics, min: 2, max: 7, needs: access{topicResource, opCreate}, start: answer(createTopics)},
 		{key: kmsg.DeleteTopics, min: 1, max: 6, needs: access{topicResource, opDelete}, start: answer(deleteTopics)},
@@ -114,7 +117,7 @@ func rows() []row {
 		{key: kmsg.DescribeConfigs, min: 1, max: 4, needs: access{topicResource, opDescribeConfigs}, start: answer(describeConfigs)},
 		{key: kmsg.AlterConfigs, min: 0, max: 2, needs: access{topicResource, opAlterConfigs}, start: answer(alterConfigs)},
 		{key: kmsg.DescribeLogDirs, min: 1, max: 5, needs: access{clusterResource, opDescribe}, start: answer(describeLogDirs)},
-		{key: kmsg.SASLAuthenticate, min: 0, max: 2, start: startSASLAuthenticate},
+		{key: kmsg.SASLAuthenticate, min: 0, max: 2, unmetered: true, start: startSASLAuthenticate},
 		{key: kmsg.DescribeACLs, min: 1, max: 3, needs: access{clusterResource, opDescribe}, start: answer(describeACLs)},
 		{key: kmsg.CreateACLs, min: 1, max: 3, needs: access{clusterResource, opAlter}, start: answer(createACLs)},
 		{key: kmsg.DeleteACLs, min: 1, max: 3, needs: access{clusterResource, opAlter}, start: answer(deleteACLs)},
@@ -140,6 +143,7 @@ func New(o Options) *Table {
 	t := &Table{o: o, rows: map[int16]*row{}, refused: refusals{out: o.Log}, maxFrame: int32(o.Config.Int("socket.request.max.bytes"))}
 	t.maxProof, t.failedDelay = int32(o.Config.Int("sasl.server.max.receive.size")), o.Config.Millis("connection.failed.authentication.delay.ms")
 	t.access = newAuthorizer(o)
+	t.quotas = newQuotas(o)
 	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
 	for _, r := range rows() {
 		r.served = max(r.served, r.min)
@@ -203,7 +207,9 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 	if err != nil {
 		return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, err)
 	}
-	return r.start(t, t.contextOf(c, h, r, arrived), body)
+	rc := t.contextOf(c, h, r, arrived)
+	rc.size, rc.metered = int64(len(frame)), t.o.Cluster.Image().Quotas() != nil && !r.unmetered
+	return r.start(t, rc, body)
 }
 
 // requestContext is who asks, how and when.
@@ -218,6 +224,11 @@ type requestContext struct {
 	table     *Table
 	decided   decision  // the last, see allowedTo
 	local     time.Time // when local work ended, where the handler then waited for others: see waits
+
+	size        int64         // of the frame, without its four size bytes
+	metered     bool          // there are quotas
+	worked      time.Duration // for how long it has kept a thread busy, where it is metered
+	owedUntilMs int64         // until when the client has to wait for mutations of the controller, by the clock of quotas
 }
 
 // contextOf is the context of a request; its connection has a session.
@@ -271,17 +282,16 @@ func describePartitions(n int, first func() string) slog.Attr {
 	return slog.Group("", slog.String("partition", first()), slog.Int("partitions", n))
 }
 
-// throttle is how long the client has to wait because of a quota; there are no quotas yet.
-func (rc *requestContext) throttle() time.Duration { return 0 }
-
 // answer makes a start function of a handler that is done when it returns: it runs in
 // Wait, because it may wait for the metastore.
 func answer[Req kmsg.Request](serve func(ctx context.Context, rc *requestContext, req Req) kmsg.Response) func(*Table, requestContext, []byte) (network.Call, error) {
 	return func(t *Table, rc requestContext, body []byte) (network.Call, error) {
+		began := time.Now()
 		req, err := t.decoder.DecodeRequest(rc.header.Key, rc.header.Version, body)
 		if err != nil {
 			return nil, err
 		}
+		rc.work(began)
 		typed, ok := req.(Req)
 		if !ok {
 			panic(fmt.Sprintf("BUG: the handler of %s takes %T, not %T", rc.row.key.Name(), typed, req))
@@ -300,15 +310,20 @@ type simpleCall[Req kmsg.Request] struct {
 func (c *simpleCall[Req]) Ready() bool { return false }
 
 func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
+	began := time.Now()
 	resp := c.serve(ctx, c.rc, c.req)
 	ready := time.Now()
 	if c.rc.local.IsZero() {
 		c.rc.local = ready
 	}
+	if c.rc.metered {
+		c.rc.worked += c.rc.local.Sub(began)
+	}
+	throttle := c.rc.throttle(resp)
 	resp.SetVersion(c.rc.header.Version)
 	return network.Reply{
 		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, resp)}},
-		Throttle:  c.rc.throttle(),
+		Throttle:  throttle,
 		LocalDone: c.rc.local, Ready: ready, MayPark: c.rc.row.parks,
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -29,6 +30,8 @@ type Conn struct {
 	state         any
 	opened        time.Time
 	evicted       bool // guarded by Server.mu: it was closed to make room
+
+	work atomic.Int64 // nanoseconds of receiving and sending since TakeWork
 
 	turn chan struct{} // cap 1: something the reader may wait for has changed
 	stop chan struct{} // closed with quit
@@ -105,6 +108,21 @@ func (c *Conn) State() any { return c.state }
 
 // SetState fills the slot.
 func (c *Conn) SetState(state any) { c.state = state }
+
+// TakeWork is for how long receiving and sending on the connection kept a thread busy since it was called last.
+func (c *Conn) TakeWork() time.Duration { return time.Duration(c.work.Swap(0)) }
+
+// Receiving and sending n bytes takes no longer than copyCall + n*copyByte, encryption included: what takes longer was waiting for the
+// client, which keeps no thread busy.
+const (
+	copyCall = 20 * time.Microsecond
+	copyByte = 4 * time.Nanosecond
+)
+
+// worked counts what it took to receive or send n bytes.
+func (c *Conn) worked(n int64, took time.Duration) {
+	c.work.Add(int64(min(took, copyCall+time.Duration(n)*copyByte)))
+}
 
 // RawKey is the API key of the frames of a connection in raw mode.
 const RawKey int16 = -1

@@ -454,8 +454,10 @@ func (c *Conn) readInto(p []byte) (int, error) {
 		if err := c.awaitUnmuted(); err != nil {
 			return 0, err
 		}
+		began := time.Now()
 		n, err := c.recv(p)
 		if n > 0 {
+			c.worked(int64(n), time.Since(began))
 			c.received(n)
 			return n, nil
 		}

@@ -56,10 +56,12 @@ func (c *Conn) readable(fd uintptr) bool {
 		c.starved = true
 		return true
 	}
+	began := time.Now()
 	c.fd = int(fd)
 	n, err := c.take(s.buf[have:])
 	switch {
 	case n > 0:
+		c.worked(int64(n), time.Since(began))
 		c.in.put(s, have+n)
 		c.recvN = n
 		return true
@@ -156,8 +158,10 @@ func (c *Conn) hungUp(fd uintptr) bool {
 // for this file, or what comes next is not in memory; nothing stands in the way of copying that.
 func (c *Conn) sendRegion(r vfs.Region) (n int64, err error) {
 	c.file = r
+	began := time.Now()
 	defer func() {
 		n = r.Len - c.file.Len
+		c.worked(n, time.Since(began))
 		c.srv.metrics.bytesOut.Add(float64(n))
 		c.file = vfs.Region{}
 	}()

@@ -246,7 +246,9 @@ func (c *Conn) send(out *outbox) error {
 		err = errSend
 	} else if len(out.bufs) > 0 {
 		c.armWrite(now)
+		n := int64(out.bytes)
 		err = c.sendVec(out)
+		c.worked(n, time.Since(now))
 	}
 	for _, s := range out.copies {
 		s.unref()

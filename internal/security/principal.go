@@ -17,6 +17,9 @@ const Anonymous = "User:ANONYMOUS"
 // userPrefix is the type of all principals.
 const userPrefix = "User:"
 
+// UserOf is the name of the user in a principal, as quotas have it.
+func UserOf(principal string) string { return strings.TrimPrefix(principal, userPrefix) }
+
 // rules turn distinguished names into names (ssl.principal.mapping.rules, KIP-371). The name that they are applied to is made here
 // of the parsed certificate, and what could be taken for a separator is escaped in it: no certificate can forge a part.
 type rules []rule
