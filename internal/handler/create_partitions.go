@@ -2,6 +2,7 @@
 //
 //   - The count is the new total; one that is not more than there are is INVALID_PARTITIONS.
 //   - An assignment names the brokers of each partition that is added; null lets the controller choose.
+//   - Each partition that is added is a mutation for the client's quota, as in CreateTopics; it is strict from version 3 on.
 //   - Every topic has a result. One that is given twice has one, INVALID_REQUEST.
 //   - The internal topics keep their count: a key belongs to a partition by it, so what was committed would not be found
 //     again. Kafka lets them grow, and then loses the offsets.
@@ -41,6 +42,17 @@ func createPartitions(ctx context.Context, rc *requestContext, req *kmsg.CreateP
 			continue
 		}
 		topics = append(topics, controller.NewPartitions{Name: t.Topic, Count: t.Count, Assignments: brokersOf(t.Assignment)})
+	}
+	if rc.limitsMutations() {
+		im, valid := rc.table.o.Cluster.Image(), topics[:0]
+		for i, r := range rc.table.o.Cluster.CreatePartitions(ctx, topics, true) {
+			if t := im.Topic(r.Name); r.Code == wire.None && t != nil && rc.take(int(r.Partitions)-len(t.Partitions), req.Version >= 3) {
+				add(r.Name, wire.ThrottlingQuotaExceeded, wire.ThrottlingQuotaExceeded.Message())
+			} else {
+				valid = append(valid, topics[i])
+			}
+		}
+		topics = valid
 	}
 	for _, r := range rc.table.o.Cluster.CreatePartitions(ctx, topics, req.ValidateOnly) {
 		add(r.Name, r.Code, r.Message)

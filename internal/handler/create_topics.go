@@ -5,6 +5,8 @@
 //   - From version 5 on the result holds number of partitions, replication factor and every effective
 //     configuration, for who may describe them.
 //   - When the response is sent, this broker's metadata has the topic.
+//   - Each partition is a mutation for the client's quota, also of a topic that is only validated. From version 6 on, who has none left is refused with
+//     THROTTLING_QUOTA_EXCEEDED, before that it waits afterwards.
 
 package handler
 
@@ -27,6 +29,13 @@ func createTopics(ctx context.Context, rc *requestContext, req *kmsg.CreateTopic
 	topics := make([]controller.NewTopic, len(asked))
 	for i := range asked {
 		topics[i] = newTopic(rc, im, &asked[i])
+	}
+	if rc.limitsMutations() { // by what is valid: that is not known before
+		for i, r := range rc.table.o.Cluster.CreateTopics(ctx, topics, true) {
+			if r.Code == wire.None && rc.take(int(r.Partitions), req.Version >= 6) {
+				topics[i].Refused, topics[i].RefusedMessage = wire.ThrottlingQuotaExceeded, wire.ThrottlingQuotaExceeded.Message()
+			}
+		}
 	}
 	resp := kmsg.NewPtrCreateTopicsResponse()
 	for i, r := range rc.table.o.Cluster.CreateTopics(ctx, topics, req.ValidateOnly) {

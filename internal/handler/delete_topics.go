@@ -2,6 +2,7 @@
 //
 //   - Version 6 takes names or ids, one of them per entry.
 //   - delete.topic.enable=false is TOPIC_DELETION_DISABLED, before version 3 INVALID_REQUEST.
+//   - Each partition is a mutation for the client's quota, as in CreateTopics; it is strict from version 5 on.
 //   - A topic that the client may not describe is TOPIC_AUTHORIZATION_FAILED, whether it is there or not; one that
 //     it gave by id then has no name in the response.
 
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"moldau/internal/controller"
+	"moldau/internal/metadata"
 	"moldau/internal/wire"
 )
 
@@ -54,7 +56,11 @@ func deleteTopics(ctx context.Context, rc *requestContext, req *kmsg.DeleteTopic
 			}
 		}
 		if !known || ref.Name != nil && !ref.ID.IsZero() || rc.mayDelete(*name) {
-			mine = append(mine, ref)
+			if t := meant(im, ref); t == nil || !rc.take(len(t.Partitions), req.Version >= 5) {
+				mine = append(mine, ref)
+			} else {
+				add(controller.TopicResult{ID: t.ID, Code: wire.ThrottlingQuotaExceeded, Message: wire.ThrottlingQuotaExceeded.Message()}, &t.Name)
+			}
 			continue
 		}
 		if ref.Name == nil && !rc.permitted(access{topicResource, opDescribe}, *name) {
@@ -70,6 +76,17 @@ func deleteTopics(ctx context.Context, rc *requestContext, req *kmsg.DeleteTopic
 		add(r, name)
 	}
 	return resp
+}
+
+// meant is the topic that ref means, nil if there is none or ref means nothing.
+func meant(im *metadata.Image, ref controller.TopicRef) *metadata.Topic {
+	switch {
+	case ref.Name == nil:
+		return im.TopicByID(ref.ID)
+	case ref.ID.IsZero():
+		return im.Topic(*ref.Name)
+	}
+	return nil
 }
 
 // mayDelete tells whether the client may delete a topic, and know of it.

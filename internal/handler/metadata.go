@@ -149,6 +149,11 @@ func (m *metadataRequest) named(ctx context.Context) []kmsg.MetadataResponseTopi
 		}
 		out = append(out, r)
 	}
+	if m.rc.limitsMutations() { // who has none left is not muted for it: the topics are unknown, and he asks again
+		each := int(m.rc.table.config(m.im).Int("num.partitions"))
+		missing = slices.DeleteFunc(missing, func(string) bool { return m.rc.take(each, true) })
+		m.rc.owedUntilMs = 0
+	}
 	if len(missing) > 0 {
 		m.rc.waits()
 		m.rc.table.autoCreate(ctx, m.im, missing)
