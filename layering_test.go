@@ -27,11 +27,11 @@ internal/security:            internal/config
 internal/record:
 internal/wire:                internal/vfs
 internal/stall:               internal/vfs
-internal/network:             internal/vfs internal/wire internal/stall
+internal/quota:
+internal/network:             internal/vfs internal/wire internal/stall internal/quota
 internal/storage:             internal/vfs internal/record internal/wire
 internal/acl:
 internal/acl/acltest:         internal/acl
-internal/quota:
 internal/metadata:            internal/wire internal/acl internal/quota
 internal/metastore:
 internal/controller:          internal/wire internal/acl internal/quota internal/metadata

@@ -37,6 +37,7 @@ import (
 	"moldau/internal/metastore"
 	"moldau/internal/network"
 	"moldau/internal/partition"
+	"moldau/internal/quota"
 	"moldau/internal/security"
 	"moldau/internal/stall"
 	"moldau/internal/storage"
@@ -212,6 +213,7 @@ func (b *Broker) listen() error {
 		MaxRequestBytes: int32(c.Int("socket.request.max.bytes")),
 		QueuedBytes:     c.Int("queued.max.request.bytes"),
 		Limits:          &limits,
+		QuotaWindow:     quota.Window{Samples: int(c.Int("quota.window.num")), LengthMs: 1000 * c.Int("quota.window.size.seconds")},
 		IdleTimeout:     c.Millis("connections.max.idle.ms"),
 		SendBuffer:      int(c.Int("socket.send.buffer.bytes")),
 		RecvBuffer:      int(c.Int("socket.receive.buffer.bytes")),

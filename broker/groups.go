@@ -25,6 +25,7 @@ func (b *Broker) openGroups() error {
 // changes, and takes it up afterwards.
 func (b *Broker) publish(old, im *metadata.Image) {
 	b.applyLimits(old, im)
+	b.net.SetQuotas(im.Quotas())
 	b.groups.Retire(im)
 	known := b.groupMetadata.Load()
 	meta := handler.GroupMetadata(known, old, im, b.o.Config)

@@ -12,7 +12,7 @@ const Unlimited = math.MaxInt32
 
 // Limits are what the connections of a server are held to. Who comes when Connections or CreationRate is used up waits, and
 // the acceptor with it, as in Kafka: he is in the kernel's queue, costs nothing, and is served when there is room. Whose
-// address has too many connections is sent away.
+// address has too many connections is sent away. Quotas of addresses, which are set at run time, are in rates.go.
 //
 // The protected listener is the brokers' own: Connections and CreationRate do not hold it back. When it goes beyond
 // Connections, the connection of another listener that was used least recently is closed for it.

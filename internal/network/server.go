@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"moldau/internal/quota"
 	"moldau/internal/stall"
 )
 
@@ -48,6 +49,7 @@ type Options struct {
 	ConnBytes       int64 // frames of one connection that may be started together (at least one may); 0: 8 MiB
 
 	Limits        *Limits         // nil: none
+	QuotaWindow   quota.Window    // quota.window, for SetQuotas
 	IdleTimeout   time.Duration   // connections.max.idle.ms, also for a client that takes nothing of a response; 0: never
 	SendBuffer    int             // socket.send.buffer.bytes; 0 or less: the system's
 	RecvBuffer    int             // socket.receive.buffer.bytes; 0 or less: the system's
@@ -71,6 +73,7 @@ type Server struct {
 	outboxes outboxes
 
 	listeners []boundListener
+	began     time.Time      // the clock of quotas
 	quit      chan struct{}  // closed by the first stop
 	wg        sync.WaitGroup // acceptors and readers
 	lastID    atomic.Uint64
@@ -91,6 +94,10 @@ type Server struct {
 	room        chan struct{}     // closed when a connection goes; nil: no acceptor waits
 	pacer       pacer             // of CreationRate
 	paces       map[string]*pacer // of the listeners' own
+	quotas      *quota.Rules      // what addresses are limited to
+	addresses   quota.Table       // what they have used of it
+	sentAway    []sentAway        // to be closed, in the order in which they came
+	closer      bool              // closeSentAway runs
 }
 
 type boundListener struct {
@@ -119,6 +126,7 @@ func Listen(opt Options) (*Server, error) {
 		opt: opt, mem: mem, quit: make(chan struct{}),
 		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int), perListener: make(map[string]int), paces: make(map[string]*pacer),
 		limits: NoLimits(), handshakes: make(chan struct{}, handshakeSlots()),
+		began: time.Now(), addresses: quota.Table{Rates: opt.QuotaWindow, Most: mostAddresses},
 	}
 	if opt.Limits != nil {
 		s.limits = *opt.Limits
@@ -254,6 +262,9 @@ func (s *Server) accept(l boundListener) {
 		}
 		backoff = 0
 		accepted.Inc()
+		if s.sendAway(l.name, nc) {
+			continue
+		}
 		if !s.pace(l.name) || !s.admit(l, nc, open) {
 			_ = nc.Close()
 		}
@@ -295,6 +306,7 @@ func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) 
 	s.perIP[ip]++
 	s.perListener[l.name]++
 	open.Inc()
+	s.makeRoomLocked()
 	s.evictLocked()
 	s.wg.Go(func() {
 		c.run()
@@ -305,8 +317,12 @@ func (s *Server) admit(l boundListener, nc *net.TCPConn, open prometheus.Gauge) 
 }
 
 func (s *Server) logLimit(text string, c *Conn, limit string, value int) {
+	s.logRefusal(text, c.listener, c.remote, limit, value)
+}
+
+func (s *Server) logRefusal(text, listener string, peer netip.AddrPort, limit string, value any) {
 	if n, ok := s.refusals.allow(); ok {
-		s.opt.Log.Warn(text, "listener", c.listener, "peer", c.remote, "limit", limit, "value", value, "suppressed", n)
+		s.opt.Log.Warn(text, "listener", listener, "peer", peer, "limit", limit, "value", value, "suppressed", n)
 	}
 }
 
