@@ -204,7 +204,7 @@ func (b *Broker) listen() error {
 	b.divideDescriptors()
 	var ls []network.Listener
 	for _, l := range c.Listeners() {
-		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port), TLS: b.security.TLS(l.Name)})
+		ls = append(ls, network.Listener{Name: l.Name, Addr: joinHostPort(l.Host, l.Port), TLS: b.security.TLS(l.Name), Strangers: l.Protocol.SASL()})
 	}
 	limits := b.limits(c)
 	var err error

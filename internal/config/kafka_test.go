@@ -45,7 +45,7 @@ var intendedDefaults = map[string]string{
 	"broker:log.flush.interval.messages":  "1",
 	"broker:node.id":                      "1",
 	"broker:process.roles":                "broker,controller",
-	"broker:sasl.server.max.receive.size": "32768",
+	"broker:sasl.server.max.receive.size": "24576",
 	"topic:flush.messages":                "1",
 }
 

@@ -142,7 +142,7 @@ func securityKeys() []Key {
 			Doc: "Where tokens are asked for."},
 		{Name: "sasl.server.callback.handler.class", Type: Class, Unset: true, Importance: Medium, State: Used,
 			Doc: "Java callback handler of SASL servers."},
-		{Name: "sasl.server.max.receive.size", Type: Int, Default: "32768", KafkaDefault: "524288", Importance: Medium, State: Used,
+		{Name: "sasl.server.max.receive.size", Type: Int, Default: "24576", KafkaDefault: "524288", Importance: Medium, State: Used,
 			Doc: "Largest SASL message before authentication."},
 		{Name: SuperUsersKey, Type: String, Default: "", Valid: principals(), Importance: Low, Internal: true, State: Used,
 			Doc: "With an authorizer: principals that may do everything, such as User:admin;User:operator."},

@@ -172,6 +172,7 @@ func (rc *requestContext) step(message []byte) (answer []byte, done bool, lifeti
 	}
 	s.principal, s.phase, s.talk = id.Principal, known, nil
 	rc.principal = s.principal
+	rc.conn.SetKnown()
 	rc.conn.LetIn(s.mechanism, s.again)
 	return answer, true, lifetime, nil
 }

@@ -88,6 +88,9 @@ type row struct {
 // smallFrameBytes bounds the requests of every API that does not carry records.
 const smallFrameBytes = 8 << 20
 
+// greetingBytes bounds ApiVersions and SaslHandshake of who is not known yet: names in them are kept.
+const greetingBytes = 4 << 10
+
 // forMembers: a group takes as long as its members.
 const forMembers = time.Duration(math.MaxInt64)
 
@@ -162,6 +165,9 @@ func apiKey(r row) kmsg.ApiVersionsResponseApiKey {
 // MaxFrameBytes implements network.Service.
 func (t *Table) MaxFrameBytes(c *network.Conn, key int16) int32 {
 	if t.unproven(c) {
+		if key != network.RawKey && key != kmsg.SASLAuthenticate.Int16() {
+			return min(t.maxFrame, t.maxProof, greetingBytes)
+		}
 		return min(t.maxFrame, t.maxProof)
 	}
 	if r := t.rows[key]; r != nil && r.large {

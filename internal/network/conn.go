@@ -37,6 +37,8 @@ type Conn struct {
 	stop chan struct{} // closed with quit
 
 	in         inbox     // the reader's
+	mem        *budget   // the reader's: what its requests are charged to
+	stranger   bool      // the reader's: see SetKnown
 	gone       bool      // the reader's: the peer has closed its side
 	staged     bool      // the reader's: calls behind settled are in the queue
 	opaque     bool      // the reader's: see SetRaw
@@ -78,6 +80,10 @@ func newConn(s *Server, l boundListener, nc *net.TCPConn) *Conn {
 		srv: s, nc: nc, id: s.lastID.Add(1), listener: l.name,
 		local: addrPort(nc.LocalAddr()), remote: addrPort(nc.RemoteAddr()),
 		opened: time.Now(), turn: make(chan struct{}, 1), stop: make(chan struct{}),
+		mem: &s.mem.known, stranger: l.strangers,
+	}
+	if c.stranger {
+		c.mem = &s.mem.strangers
 	}
 	if !c.remote.IsValid() || c.initSock() != nil {
 		return nil
@@ -133,6 +139,10 @@ func (c *Conn) SetRaw(raw bool) { c.opaque = raw }
 
 // Raw reports what SetRaw has set.
 func (c *Conn) Raw() bool { return c.opaque }
+
+// SetKnown says that the client of a listener with Strangers has proved who it is. Called only from Start, at any time after the
+// first call without effect.
+func (c *Conn) SetKnown() { c.stranger, c.mem = false, &c.srv.mem.known }
 
 // Why a reader ended, besides errors of the socket.
 var (

@@ -27,7 +27,8 @@
 //  3. For every Call that Start returned, Wait is called once, then Release once, whatever
 //     happens to the connection. Its frame is valid until Release returns.
 //  4. Memory for a frame grows with the bytes that came, never with the length that was
-//     claimed: at most 16 times what came, and for a small part of a frame at most 4 KiB.
+//     claimed: at most 8 times what came, and while its reader waits for more of a frame that a slab holds, a buffer for what is there.
+//     A connection costs at most 64 KiB before its client is known; what else strangers may take is in stranger.go.
 //  5. Frames in memory stay below QueuedBytes, but for small frames (4 KiB, which never wait)
 //     and for one frame at a time that may overdraw; so partly received frames cannot block
 //     one another for ever. A frame that comes slower than minFrameRate loses its connection.

@@ -61,7 +61,7 @@ func TestHugeClaimTakesNoMemory(t *testing.T) {
 	if grown := int64(after.HeapInuse) - int64(before.HeapInuse); grown > 10<<20 { // 60 MiB × 200 were claimed
 		t.Fatalf("heap grew by %d bytes", grown)
 	}
-	if used := h.opt.QueuedBytes - h.mem.available(); used > 200*smallBytes {
+	if used := h.opt.QueuedBytes - h.mem.known.available(); used > 200*smallBytes {
 		t.Fatalf("%d bytes of the budget taken by 200 × 10 bytes", used)
 	}
 }
@@ -147,7 +147,7 @@ func TestExhaustedBudgetLetsSmallRequestsPassAndRecovers(t *testing.T) {
 			_, _ = larges[i].Write(body[size/2:])
 		})
 	}
-	eventually(t, "exhausted", func() bool { return h.mem.available() < slabBytes })
+	eventually(t, "exhausted", func() bool { return h.mem.known.available() < slabBytes })
 	small := h.dial()
 	for i := range 100 {
 		send(t, small, request(keyTiny, int32(i), make([]byte, 900)))
@@ -161,7 +161,7 @@ func TestExhaustedBudgetLetsSmallRequestsPassAndRecovers(t *testing.T) {
 		expect(t, nc, 1)
 	}
 	writers.Wait()
-	eventually(t, "budget back", func() bool { return h.mem.available() == 1<<20 })
+	eventually(t, "budget back", func() bool { return h.mem.known.available() == 1<<20 })
 }
 
 // A reader that waits for the budget ends with its server.
@@ -177,7 +177,11 @@ func TestCloseReachesReadersThatWaitForTheBudget(t *testing.T) {
 	send(t, holder, frame)
 	eventually(t, "the overdraft is taken", func() bool { return svc.starts.Load() == 1 })
 	send(t, waiter, frame)
-	eventually(t, "waiting", func() bool { h.mem.mu.Lock(); defer h.mem.mu.Unlock(); return len(h.mem.waiters) == 1 })
+	eventually(t, "waiting", func() bool {
+		h.mem.known.mu.Lock()
+		defer h.mem.known.mu.Unlock()
+		return len(h.mem.known.waiters) == 1
+	})
 	closed := make(chan error)
 	go func() { closed <- h.Close(context.Background()) }()
 	_, _ = io.Copy(io.Discard, waiter)
@@ -246,8 +250,8 @@ func FuzzFrames(f *testing.F) {
 		nc.Close()
 		s.Abort()
 		svc.check()
-		if s.mem.available() != s.opt.QueuedBytes {
-			t.Fatalf("budget leaks: %d of %d", s.mem.available(), s.opt.QueuedBytes)
+		if s.mem.known.available() != s.opt.QueuedBytes {
+			t.Fatalf("budget leaks: %d of %d", s.mem.known.available(), s.opt.QueuedBytes)
 		}
 	})
 }

@@ -239,7 +239,7 @@ func serve(t testing.TB, svc *fakeService, change ...func(*Options)) *harness {
 	t.Cleanup(func() {
 		s.Abort()
 		svc.check()
-		if free := s.mem.available(); free != s.opt.QueuedBytes {
+		if free := s.mem.known.available(); free != s.opt.QueuedBytes {
 			t.Errorf("budget after the end: %d free of %d", free, s.opt.QueuedBytes)
 		}
 	})

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -11,17 +12,19 @@ const (
 	chunkBytes = 128 << 10
 )
 
-// slabClasses are the pooled sizes; beyond the last a buffer is made and left to the collector.
-var slabClasses = [...]int{512, smallBytes, slabBytes, chunkBytes, 256 << 10, 1 << 20, 4 << 20}
+// slabClasses are the pooled sizes; beyond the last a buffer is made and left to the collector. 28 KiB hold the largest message that
+// a client may send before it is known (sasl.server.max.receive.size), and are a class of the Go runtime.
+var slabClasses = [...]int{512, smallBytes, 16 << 10, 28 << 10, slabBytes, chunkBytes, 256 << 10, 1 << 20, 4 << 20}
 
 // slab is a counted buffer. The last unref gives it and its charge back.
 type slab struct {
 	buf       []byte
 	refs      atomic.Int32
 	mem       *memory
-	class     int8  // index into slabClasses, -1 when not pooled
-	overdraft bool  // holds the budget's one overdraft
-	charged   int64 // bytes to give back to the budget
+	class     int8    // index into slabClasses, -1 when not pooled
+	budget    *budget // that it is charged to; nil: none
+	overdraft bool    // holds the budget's one overdraft
+	charged   int64   // bytes to give back to the budget
 }
 
 func (s *slab) ref() { s.refs.Add(1) }
@@ -34,9 +37,9 @@ func (s *slab) unref() {
 	if n < 0 {
 		panic("BUG: slab released twice")
 	}
-	if s.charged > 0 || s.overdraft {
-		s.mem.give(s.charged, s.overdraft)
-		s.charged, s.overdraft = 0, false
+	if s.budget != nil {
+		s.budget.give(s.charged, s.overdraft)
+		s.budget, s.charged, s.overdraft = nil, 0, false
 	}
 	if s.mem.poison {
 		for i := range s.buf {
@@ -48,10 +51,21 @@ func (s *slab) unref() {
 	}
 }
 
-// memory is a server's pooled buffers and its budget for request bytes.
+// strangersShare is the part of the budget that strangers have in common.
+const strangersShare = 4
+
+// memory is a server's pooled buffers, and its budgets for request bytes. Who has not said yet who he is has a budget of his
+// own, so that strangers with half a request each keep each other waiting and nobody else.
 type memory struct {
 	pools  [len(slabClasses)]sync.Pool
 	poison bool // overwrite what is released
+
+	known, strangers budget
+}
+
+// budget bounds the bytes in memory of requests that have come or are coming.
+type budget struct {
+	mem *memory
 
 	mu        sync.Mutex // guards the following
 	free      int64      // below zero by small frames and by the overdraft
@@ -66,17 +80,25 @@ type budgetWaiter struct {
 	granted   chan struct{} // closed under memory.mu
 }
 
-func newMemory(budget int64) *memory { return &memory{free: budget} }
+func newMemory(bytes int64) *memory {
+	m := &memory{}
+	m.known.mem, m.known.free = m, bytes
+	m.strangers.mem, m.strangers.free = m, bytes/strangersShare
+	return m
+}
+
+// classOf is the index of the least class that has n bytes, len(slabClasses) if none has.
+func classOf(n int) int {
+	i, _ := slices.BinarySearch(slabClasses[:], n)
+	return i
+}
 
 // get returns a buffer of at least n bytes with one reference and no charge.
 func (m *memory) get(n int) *slab {
-	for i, size := range slabClasses {
-		if n > size {
-			continue
-		}
+	if i := classOf(n); i < len(slabClasses) {
 		s, _ := m.pools[i].Get().(*slab)
 		if s == nil {
-			s = &slab{buf: make([]byte, size), mem: m, class: int8(i)}
+			s = &slab{buf: make([]byte, slabClasses[i]), mem: m, class: int8(i)}
 		}
 		s.refs.Store(1)
 		return s
@@ -86,110 +108,110 @@ func (m *memory) get(n int) *slab {
 	return s
 }
 
-// small returns a buffer for n <= smallBytes. It is charged, and never waits.
-func (m *memory) small(n int) *slab {
-	s := m.get(n)
-	s.charged = int64(len(s.buf))
-	m.mu.Lock()
-	m.free -= s.charged
-	m.mu.Unlock()
+// small returns a buffer for n <= smallBytes, or in exchange for a larger one. It is charged, and never waits.
+func (b *budget) small(n int) *slab {
+	s := b.mem.get(n)
+	s.budget, s.charged = b, int64(len(s.buf))
+	b.mu.Lock()
+	b.free -= s.charged
+	b.mu.Unlock()
 	return s
 }
 
 // tryLarge returns a charged buffer of n bytes, or nil if the budget has no room now.
-func (m *memory) tryLarge(n int) *slab {
-	m.mu.Lock()
-	ok := len(m.waiters) == 0 && m.free >= int64(n)
+func (b *budget) tryLarge(n int) *slab {
+	b.mu.Lock()
+	ok := len(b.waiters) == 0 && b.free >= int64(n)
 	if ok {
-		m.free -= int64(n)
+		b.free -= int64(n)
 	}
-	m.mu.Unlock()
+	b.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	s := m.get(n)
-	s.charged = int64(n)
+	s := b.mem.get(n)
+	s.budget, s.charged = b, int64(n)
 	return s
 }
 
 // large returns a charged buffer of n bytes and waits for room, first come first served. A
 // frame that already has the overdraft passes it in prev (which may be nil) and does not wait;
 // the overdraft then moves to the new buffer. nil when stop was closed.
-func (m *memory) large(n int, prev *slab, stop <-chan struct{}) *slab {
-	if prev != nil && prev.overdraft {
-		m.mu.Lock()
-		m.free -= int64(n)
-		m.mu.Unlock()
+func (b *budget) large(n int, prev *slab, stop <-chan struct{}) *slab {
+	if prev != nil && prev.overdraft && prev.budget == b {
+		b.mu.Lock()
+		b.free -= int64(n)
+		b.mu.Unlock()
 		prev.overdraft = false
-		s := m.get(n)
-		s.charged, s.overdraft = int64(n), true
+		s := b.mem.get(n)
+		s.budget, s.charged, s.overdraft = b, int64(n), true
 		return s
 	}
 	w := &budgetWaiter{n: int64(n), granted: make(chan struct{})}
-	m.mu.Lock()
-	m.waiters = append(m.waiters, w)
-	m.grant()
-	m.mu.Unlock()
+	b.mu.Lock()
+	b.waiters = append(b.waiters, w)
+	b.grant()
+	b.mu.Unlock()
 	select {
 	case <-w.granted:
 	case <-stop:
-		m.leave(w)
+		b.leave(w)
 		return nil
 	}
-	s := m.get(n)
-	s.charged, s.overdraft = w.n, w.overdraft
+	s := b.mem.get(n)
+	s.budget, s.charged, s.overdraft = b, w.n, w.overdraft
 	return s
 }
 
 // grant serves waiters from the front. The first that does not fit gets the overdraft if
 // nobody has it. mu is held.
-func (m *memory) grant() {
-	for len(m.waiters) > 0 {
-		w := m.waiters[0]
-		if m.free < w.n {
-			if m.overdrawn {
+func (b *budget) grant() {
+	for len(b.waiters) > 0 {
+		w := b.waiters[0]
+		if b.free < w.n {
+			if b.overdrawn {
 				return
 			}
-			m.overdrawn, w.overdraft = true, true
+			b.overdrawn, w.overdraft = true, true
 		}
-		m.free -= w.n
-		m.waiters[0] = nil
-		m.waiters = m.waiters[1:]
+		b.free -= w.n
+		b.waiters[0] = nil
+		b.waiters = b.waiters[1:]
 		close(w.granted)
 	}
-	m.waiters = nil
+	b.waiters = nil
 }
 
 // leave takes back a waiter that gave up, or what it was granted in the same moment.
-func (m *memory) leave(w *budgetWaiter) {
-	m.mu.Lock()
-	for i, x := range m.waiters {
+func (b *budget) leave(w *budgetWaiter) {
+	b.mu.Lock()
+	for i, x := range b.waiters {
 		if x == w {
-			m.waiters = append(m.waiters[:i:i], m.waiters[i+1:]...)
-			m.grant()
-			m.mu.Unlock()
+			b.waiters = append(b.waiters[:i:i], b.waiters[i+1:]...)
+			b.grant()
+			b.mu.Unlock()
 			return
 		}
 	}
-	m.mu.Unlock()
-	m.give(w.n, w.overdraft)
+	b.mu.Unlock()
+	b.give(w.n, w.overdraft)
 }
 
-func (m *memory) give(n int64, overdraft bool) {
-	m.mu.Lock()
-	m.free += n
+func (b *budget) give(n int64, overdraft bool) {
+	b.mu.Lock()
+	b.free += n
 	if overdraft {
-		m.overdrawn = false
+		b.overdrawn = false
 	}
-	if len(m.waiters) > 0 {
-		m.grant()
+	if len(b.waiters) > 0 {
+		b.grant()
 	}
-	m.mu.Unlock()
+	b.mu.Unlock()
 }
 
 // available is what the budget has left.
-func (m *memory) available() int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.free
+func (b *budget) available() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.free
 }

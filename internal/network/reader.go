@@ -25,6 +25,7 @@ type inbox struct {
 	arrived   time.Time // of the last recv
 	partial   time.Time // since when a frame is incomplete, waits for the budget left out; zero: none is
 	deadline  bool      // a read deadline is set
+	bulk      bool      // a recv has filled its buffer: the next ones get a whole slab
 }
 
 // claimed and received describe the incomplete frame, for the log.
@@ -88,12 +89,16 @@ func (c *Conn) begin(frame []byte, buf *slab) error {
 		return err
 	}
 	begun := time.Now()
-	call, err := c.srv.opt.Service.Start(c.ctx, c, frame, arrived)
+	call, err := c.start(frame, arrived)
 	if err != nil {
 		c.mu.Lock()
 		c.inflight--
 		c.inflightBytes -= int64(len(frame))
 		c.mu.Unlock()
+		if turn := (*turnError)(nil); errors.As(err, &turn) {
+			buf.unref()
+			return turn.err
+		}
 		refused := &refusedError{key: key, err: err}
 		if !c.opaque {
 			refused.version = int16(binary.BigEndian.Uint16(frame[2:]))
@@ -242,7 +247,7 @@ func (c *Conn) cut(size int) ([]byte, *slab) {
 	in.partial = time.Time{}
 	var buf *slab
 	if size <= smallBytes {
-		buf = c.srv.mem.small(size)
+		buf = c.mem.small(size)
 		frame = buf.buf[:copy(buf.buf, frame):size]
 	} else {
 		buf = in.slab
@@ -265,32 +270,7 @@ func (c *Conn) fill() error {
 	have := in.w - in.r
 	if have > 0 {
 		c.beginPartial()
-	}
-	if have <= smallBytes {
-		return c.fillIdle(have)
-	}
-	// More than a small part of a frame is there: wait with the slab in hand.
-	if in.r > 0 {
-		if in.slab.refs.Load() == 1 {
-			copy(in.slab.buf, in.slab.buf[in.r:in.w])
-			in.r, in.w = 0, have
-		} else if err := c.moveToLarge(); err != nil {
-			return err
-		}
-	}
-	n, err := c.readInto(in.slab.buf[in.w:])
-	in.w += n
-	return err
-}
-
-// fillIdle waits without a slab: a small part of a frame is kept in a small buffer.
-func (c *Conn) fillIdle(have int) error {
-	in := &c.in
-	if have > 0 && len(in.slab.buf) > smallBytes {
-		s := c.srv.mem.small(have)
-		in.put(s, copy(s.buf, in.slab.buf[in.r:in.w]))
-	}
-	if have == 0 {
+	} else {
 		in.partial = time.Time{}
 		c.armIdle()
 	}
@@ -369,25 +349,71 @@ func (c *Conn) needsSlab() bool {
 	return have >= smallBytes || have >= sizeBytes && sizeBytes+c.in.claimed() > smallBytes
 }
 
-// receiveSlab is a buffer for the recv that follows, with the received bytes at its front; nil if
-// only the budget can help. Called when the socket is readable.
-func (c *Conn) receiveSlab() (s *slab, have int) {
-	s = c.srv.mem.tryLarge(slabBytes)
-	if s == nil {
-		if c.needsSlab() {
-			return nil, 0
-		}
-		s = c.srv.mem.small(smallBytes)
+// room is how large the buffer of the next recv is to be, with what is there at its front. It begins small, and grows with what has
+// come. Who has sent a buffer full, and is no stranger, gets slabs from then on.
+func (c *Conn) room() int {
+	switch {
+	case c.in.bulk:
+		return slabBytes
+	case !c.needsSlab():
+		return smallBytes
 	}
-	if c.in.slab != nil {
-		have = copy(s.buf, c.in.slab.buf[c.in.r:c.in.w])
-	}
-	return s, have
+	return min(sizeBytes+c.in.claimed(), max(largeGrowth*(c.in.w-c.in.r), smallBytes), slabBytes)
 }
 
-// moveToLarge copies the received bytes to the front of a new slab, for which it waits.
+// makeRoom puts a buffer for the recv that follows in place, with the received bytes at its front; false if
+// only the budget can help. Called when the socket may be readable.
+func (c *Conn) makeRoom() bool {
+	in := &c.in
+	room := c.room()
+	if s := in.slab; s != nil && len(s.buf) >= room && s.refs.Load() == 1 {
+		if in.r > 0 {
+			in.r, in.w = 0, copy(s.buf, s.buf[in.r:in.w])
+		}
+		return true
+	}
+	var s *slab
+	if room > smallBytes {
+		if s = c.mem.tryLarge(room); s == nil && c.needsSlab() {
+			return false
+		}
+	}
+	if s == nil {
+		s = c.mem.small(smallBytes)
+	}
+	have := 0
+	if in.slab != nil {
+		have = copy(s.buf, in.slab.buf[in.r:in.w])
+	}
+	in.put(s, have)
+	return true
+}
+
+// filled is told that n bytes have come into the buffer.
+func (c *Conn) filled(n int) {
+	c.in.w += n
+	if c.in.w == len(c.in.slab.buf) && !c.stranger {
+		c.in.bulk = true
+	}
+}
+
+// shrink lets go of all that the received bytes do not need, because what follows may take long to come.
+func (c *Conn) shrink() {
+	in := &c.in
+	have := in.w - in.r
+	switch {
+	case have == 0:
+		in.drop()
+	case in.slab.overdraft: // whoever has it must come to an end with it
+	case classOf(have) < int(in.slab.class):
+		s := c.mem.small(have)
+		in.put(s, copy(s.buf, in.slab.buf[in.r:in.w]))
+	}
+}
+
+// moveToLarge copies the received bytes to the front of a larger buffer, for which it waits.
 func (c *Conn) moveToLarge() error {
-	s, err := c.budgeted(slabBytes, c.in.slab)
+	s, err := c.budgeted(c.room(), c.in.slab)
 	if err != nil {
 		return err
 	}
@@ -398,12 +424,12 @@ func (c *Conn) moveToLarge() error {
 // budgeted waits for the budget; that wait does not count as slowness of the client.
 func (c *Conn) budgeted(n int, prev *slab) (*slab, error) {
 	if prev == nil || !prev.overdraft {
-		if s := c.srv.mem.tryLarge(n); s != nil {
+		if s := c.mem.tryLarge(n); s != nil {
 			return s, nil
 		}
 	}
 	began := time.Now()
-	s := c.srv.mem.large(n, prev, c.stop)
+	s := c.mem.large(n, prev, c.stop)
 	if s == nil {
 		return nil, errStopped
 	}

@@ -35,6 +35,9 @@ type Listener struct {
 	Addr       string      // host:port
 	Advertised string      // for the layer above; not used here
 	TLS        *tls.Config // nil: none. Its GetConfigForClient may choose another for each connection
+
+	// Strangers says that clients have yet to prove who they are, until the Service calls Conn.SetKnown.
+	Strangers bool
 }
 
 // Options of a server. Service is required; the zero value of everything else is a default.
@@ -81,7 +84,7 @@ type Server struct {
 	refusals  logLimit
 	slow      logLimit
 
-	handshakes chan struct{} // what is in it is calculating a TLS handshake
+	calculating chan struct{} // what is in it works for a stranger: see Conn.enter
 
 	mu          sync.Mutex // guards the following
 	closing     bool
@@ -105,6 +108,8 @@ type boundListener struct {
 	ln   *net.TCPListener
 	addr netip.AddrPort
 	tls  *tls.Config
+
+	strangers bool
 }
 
 // Listen binds every listener and accepts nothing yet, so that a busy port is an error before
@@ -125,7 +130,7 @@ func Listen(opt Options) (*Server, error) {
 	s := &Server{
 		opt: opt, mem: mem, quit: make(chan struct{}),
 		conns: make(map[*Conn]struct{}), perIP: make(map[netip.Addr]int), perListener: make(map[string]int), paces: make(map[string]*pacer),
-		limits: NoLimits(), handshakes: make(chan struct{}, handshakeSlots()),
+		limits: NoLimits(), calculating: make(chan struct{}, strangerSlots()),
 		began: time.Now(), addresses: quota.Table{Rates: opt.QuotaWindow, Most: mostAddresses},
 	}
 	if opt.Limits != nil {
@@ -137,13 +142,14 @@ func Listen(opt Options) (*Server, error) {
 			s.closeListeners()
 			return nil, err
 		}
+		config := counted(l.TLS)
 		for i := range bound {
-			bound[i].tls = l.TLS
+			bound[i].tls, bound[i].strangers = config, l.Strangers
 		}
 		s.listeners = append(s.listeners, bound...)
 		s.paces[l.Name] = new(pacer)
 	}
-	s.metrics = newMetrics(opt.Registerer, func() float64 { return float64(s.mem.available()) })
+	s.metrics = newMetrics(opt.Registerer, func() float64 { return float64(s.mem.known.available()) })
 	return s, nil
 }
 

@@ -152,7 +152,7 @@ func TestMetricsCountRequestsByApiAndStage(t *testing.T) {
 	}
 	nc.Close()
 	eventually(t, "closed", func() bool {
-		return h.mem.available() == h.opt.QueuedBytes && svc.starts.Load() == 4 && svc.live.Load() == 0
+		return h.mem.known.available() == h.opt.QueuedBytes && svc.starts.Load() == 4 && svc.live.Load() == 0
 	})
 	eventually(t, "counted", func() bool {
 		h.mu.Lock()

@@ -37,7 +37,7 @@ func (c *Conn) initSock() (err error) {
 	return err
 }
 
-// recvIdle waits until the socket is readable and only then takes a slab.
+// recvIdle waits until the socket is readable, with a buffer for what is there already and no more.
 func (c *Conn) recvIdle() (n int, starved bool, err error) {
 	c.recvN, c.starved, c.recvErr = 0, false, nil
 	if err := c.raw.Read(c.onReadable); err != nil {
@@ -51,25 +51,23 @@ func (c *Conn) readable(fd uintptr) bool {
 		c.recvErr = errMuted
 		return true
 	}
-	s, have := c.receiveSlab()
-	if s == nil {
+	if !c.makeRoom() {
 		c.starved = true
 		return true
 	}
 	began := time.Now()
 	c.fd = int(fd)
-	n, err := c.take(s.buf[have:])
+	n, err := c.take(c.in.slab.buf[c.in.w:])
 	switch {
 	case n > 0:
 		c.worked(int64(n), time.Since(began))
-		c.in.put(s, have+n)
+		c.filled(n)
 		c.recvN = n
 		return true
 	case errors.Is(err, errNotReady):
-		s.unref()
+		c.shrink()
 		return false
 	}
-	s.unref()
 	c.recvErr = err
 	return true
 }
@@ -152,6 +150,13 @@ func (c *Conn) hungUp(fd uintptr) bool {
 	n, err := unix.Poll(p[:], 0)
 	c.hangup = err == nil && n > 0
 	return c.hangup
+}
+
+// hasGone reports whether the peer has closed its side, without waiting.
+func (c *Conn) hasGone() bool {
+	gone := false
+	err := c.raw.Control(func(fd uintptr) { gone = c.hungUp(fd) })
+	return err != nil || gone
 }
 
 // sendRegion sends the region with sendfile. n < r.Len with a nil error: the platform cannot

@@ -19,26 +19,35 @@ const peekBytes = 512
 func (c *Conn) initSock() error { return nil }
 
 func (c *Conn) recvIdle() (n int, starved bool, err error) {
+	if c.in.w-c.in.r > smallBytes { // with the buffer in hand
+		if !c.makeRoom() {
+			return 0, true, nil
+		}
+		if n, err = c.recv(c.in.slab.buf[c.in.w:]); n == 0 {
+			return 0, false, err
+		}
+		c.filled(n)
+		return n, false, nil
+	}
+	c.shrink()
 	if c.peek == nil {
 		c.peek = make([]byte, peekBytes)
 	}
-	room := len(c.peek)
+	have := c.in.w - c.in.r
+	room := min(len(c.peek), c.room()-have)
 	if !c.needsSlab() {
-		room = min(room, smallBytes-(c.in.w-c.in.r)) // so that a small buffer will do
+		room = min(room, smallBytes-have) // so that a small buffer will do
 	}
 	n, err = c.recv(c.peek[:room])
 	if n == 0 {
 		return 0, false, err
 	}
-	s, have := c.receiveSlab()
-	if s == nil {
+	if !c.makeRoom() {
 		if err := c.moveToLarge(); err != nil {
 			return 0, false, err
 		}
-		c.in.w += copy(c.in.slab.buf[c.in.w:], c.peek[:n])
-		return n, false, nil
 	}
-	c.in.put(s, have+copy(s.buf[have:], c.peek[:n]))
+	c.filled(copy(c.in.slab.buf[c.in.w:], c.peek[:n]))
 	return n, false, nil
 }
 
@@ -49,6 +58,9 @@ func (c *Conn) recvNow([]byte) (int, error) {
 
 // awaitTurn waits for a signal, and for until if it is set. mu is held, and released.
 func (c *Conn) awaitTurn(until time.Time) { c.awaitSignal(until) }
+
+// hasGone does not know.
+func (c *Conn) hasGone() bool { return false }
 
 // sendRegion leaves everything to the copying path.
 func (c *Conn) sendRegion(vfs.Region) (n int64, err error) {

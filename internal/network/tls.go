@@ -3,11 +3,11 @@ package network
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	handshakeTime  = 30 * time.Second
-	handshakeBytes = 64 << 10 // of a client, with its certificates
+	helloBytes     = 8 << 10  // of a client's handshake, but for its certificates
+	handshakeBytes = 32 << 10 // with its certificates; Java takes as much
 	recordBytes    = 16 << 10 // the most that TLS carries in one record
-	sealedRoom     = recordBytes + 2<<10
+	recordExtra    = 256      // more than what a record adds to what it carries
 )
 
 // How TLS is laid between a connection and its socket. crypto/tls reads from a link and writes to it, and the link
@@ -26,8 +26,7 @@ const (
 // waits without a buffer; for the writer it gathers records and sends many by one call.
 //
 // A handshake is made by the connection's own reader, so that nobody waits for it: not the acceptor, not another
-// connection. It has handshakeTime and handshakeBytes. Its arithmetic is what makes it dear: so many run at a time as
-// there are processors to spare (Server.handshakes), and who waits for its client meanwhile is none of them.
+// connection. It has strangerTime and handshakeBytes. Its arithmetic is what makes it dear, and has to wait for its turn (Conn.enter).
 
 // errNotReady is a read that would have to wait. It is temporary, so that crypto/tls keeps what it has and can go on.
 var errNotReady net.Error = notReady{}
@@ -38,8 +37,8 @@ func (notReady) Error() string   { return "nothing to read" }
 func (notReady) Timeout() bool   { return true }
 func (notReady) Temporary() bool { return true }
 
-// errHandshakeBytes ends a handshake that has read handshakeBytes.
-var errHandshakeBytes = errors.New("the handshake is longer than 64 KiB")
+// errHandshakeBytes ends a handshake that has read all that it may.
+var errHandshakeBytes = errors.New("the client's handshake is longer than 8 KiB, with certificates 32 KiB")
 
 // handshakeError is why there is no TLS.
 type handshakeError struct{ err error }
@@ -58,19 +57,43 @@ type link struct {
 	*net.TCPConn
 	c *Conn
 
-	shaking bool // until the handshake is over; the reader's
-	left    int  // bytes that the handshake may still read
-	now     bool // Read does not wait; the reader's
+	shaking bool      // until the handshake is over; the reader's
+	until   time.Time // when it must be
+	in      bool      // it is its turn to calculate; the reader's
+	left    int       // bytes that the handshake may still read
+	whole   recordEnd // of a stranger
+	now     bool      // Read does not wait; the reader's
 
 	mu     sync.Mutex // guards the following, over I/O
-	corked bool       // records are gathered
+	corked int        // so large a buffer gathers records; 0: they go at once
 	out    *slab      // gathered records, nil if there are none
 	n      int
 }
 
+// counted is the configuration of a listener, under which a client that is asked for certificates may send them.
+func counted(config *tls.Config) *tls.Config {
+	if config == nil {
+		return nil
+	}
+	out, choose := config.Clone(), config.GetConfigForClient
+	out.GetConfigForClient = func(hello *tls.ClientHelloInfo) (chosen *tls.Config, err error) {
+		in := config
+		if choose != nil {
+			if chosen, err = choose(hello); chosen != nil {
+				in = chosen
+			}
+		}
+		if in.ClientAuth != tls.NoClientCert {
+			hello.Conn.(*link).left += handshakeBytes - helloBytes
+		}
+		return chosen, err
+	}
+	return out
+}
+
 // secure lays TLS over a connection; config is that of its listener.
 func (c *Conn) secure(config *tls.Config) {
-	l := &link{TCPConn: c.nc, c: c, shaking: true, left: handshakeBytes}
+	l := &link{TCPConn: c.nc, c: c, shaking: true, left: helloBytes}
 	c.tls = &secured{Conn: tls.Server(l, config), link: l}
 	c.noSendfile = true // the bytes must come by here
 }
@@ -96,13 +119,13 @@ func (c *Conn) handshake() error {
 	if c.tls == nil {
 		return nil
 	}
-	until := time.Now().Add(handshakeTime)
-	c.setReadDeadline(until)
-	_ = c.nc.SetWriteDeadline(until)
-	c.srv.handshakes <- struct{}{}
+	l := c.tls.link
+	l.until = time.Now().Add(strangerTime)
+	c.setReadDeadline(l.until)
+	_ = c.nc.SetWriteDeadline(l.until)
 	err := c.tls.Handshake()
-	<-c.srv.handshakes
-	c.tls.link.shaking = false
+	l.rest()
+	l.shaking = false
 	c.setReadDeadline(time.Time{})
 	_ = c.nc.SetWriteDeadline(time.Time{})
 	if err == nil {
@@ -117,11 +140,28 @@ func (c *Conn) handshake() error {
 	return &handshakeError{err}
 }
 
-// handshakeSlots is how many handshakes may calculate at once: half of the processors belong to who is in already.
-func handshakeSlots() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+// rest gives the turn to calculate to another connection.
+func (l *link) rest() {
+	if l.in {
+		l.in = false
+		l.c.leave()
+	}
+}
 
-// Read implements net.Conn for crypto/tls.
-func (l *link) Read(p []byte) (int, error) {
+// resume waits for the turn to calculate.
+func (l *link) resume() error {
+	err := l.c.enter(l.until)
+	l.in = err == nil
+	return err
+}
+
+// Read implements net.Conn for crypto/tls. Of a stranger crypto/tls gets a record at a time, for else its buffer can
+// double.
+func (l *link) Read(p []byte) (n int, err error) {
+	if l.shaking || l.c.stranger {
+		p = p[:min(len(p), l.whole.left())]
+		defer func() { l.whole.took(p[:n]) }()
+	}
 	switch {
 	case l.shaking:
 		return l.readShaking(p)
@@ -131,14 +171,45 @@ func (l *link) Read(p []byte) (int, error) {
 	return l.TCPConn.Read(p)
 }
 
+// recordEnd follows where the records of a client end.
+type recordEnd struct {
+	head [5]byte
+	have int // of head
+	body int // bytes of the record that are to come, when head is there
+}
+
+// left is how many bytes may be read without going beyond what is known to belong to the record; at least one.
+func (r *recordEnd) left() int {
+	if r.have < len(r.head) {
+		return len(r.head) - r.have
+	}
+	return r.body
+}
+
+// took is told what was read, no more than left.
+func (r *recordEnd) took(p []byte) {
+	if r.have < len(r.head) {
+		if r.have += copy(r.head[r.have:], p); r.have == len(r.head) {
+			r.body = int(binary.BigEndian.Uint16(r.head[3:]))
+		}
+	} else {
+		r.body -= len(p)
+	}
+	if r.have == len(r.head) && r.body == 0 {
+		r.have = 0
+	}
+}
+
 func (l *link) readShaking(p []byte) (int, error) {
 	if l.left <= 0 {
 		return 0, errHandshakeBytes
 	}
-	<-l.c.srv.handshakes
+	l.rest()
 	n, err := l.TCPConn.Read(p[:min(len(p), l.left)])
-	l.c.srv.handshakes <- struct{}{}
 	l.left -= n
+	if err == nil {
+		err = l.resume()
+	}
 	return n, err
 }
 
@@ -147,12 +218,16 @@ func (l *link) readShaking(p []byte) (int, error) {
 func (l *link) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.corked {
-		if l.shaking {
-			<-l.c.srv.handshakes
-			defer func() { l.c.srv.handshakes <- struct{}{} }()
+	if l.corked == 0 {
+		if !l.shaking {
+			return l.sendLocked(p)
 		}
-		return l.sendLocked(p)
+		l.rest()
+		n, err := l.sendLocked(p)
+		if err == nil {
+			err = l.resume()
+		}
+		return n, err
 	}
 	if l.out != nil && l.n+len(p) > len(l.out.buf) {
 		if err := l.flushLocked(); err != nil {
@@ -160,7 +235,7 @@ func (l *link) Write(p []byte) (int, error) {
 		}
 	}
 	if l.out == nil {
-		l.out = l.c.srv.mem.get(chunkBytes)
+		l.out = l.c.srv.mem.get(l.corked)
 	}
 	if len(p) > len(l.out.buf) {
 		return l.sendLocked(p)
@@ -193,24 +268,25 @@ func (l *link) flushLocked() error {
 	return err
 }
 
-func (l *link) cork() {
+// cork gathers the records of n bytes, as far as chunkBytes hold them.
+func (l *link) cork(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.corked = true
+	l.corked = min(chunkBytes, n+(1+n/recordBytes)*recordExtra)
 }
 
 // uncork sends what was gathered.
 func (l *link) uncork() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.corked = false
+	l.corked = 0
 	return l.flushLocked()
 }
 
 // sendSealed sends the gathered pieces of a response. Small pieces share a record.
 func (c *Conn) sendSealed(out *outbox) error {
 	l := c.tls.link
-	l.cork()
+	l.cork(out.bytes)
 	err := c.seal(out)
 	if last := l.uncork(); err == nil {
 		err = last
@@ -222,9 +298,9 @@ func (c *Conn) sendSealed(out *outbox) error {
 }
 
 func (c *Conn) seal(out *outbox) error {
-	plain := c.srv.mem.get(recordBytes)
+	plain := c.srv.mem.get(min(recordBytes, out.bytes))
 	defer plain.unref()
-	room := plain.buf[:recordBytes]
+	room := plain.buf // of no more than recordBytes
 	n := 0
 	for _, p := range out.bufs {
 		for len(p) > 0 {

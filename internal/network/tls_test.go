@@ -106,7 +106,7 @@ func TestBadHandshakesStandAlone(t *testing.T) {
 	h := serve(t, svc, withTLS(config), func(o *Options) { o.Registerer = reg })
 
 	var silent []net.Conn // more than handshakes that may calculate at once
-	for range 4 * (1 + handshakeSlots()) {
+	for range 4 * (1 + strangerSlots()) {
 		silent = append(silent, h.dialPlain())
 		half := h.dialPlain()
 		send(t, half, []byte{22, 3, 1, 0, 200, 1, 0})
@@ -214,7 +214,7 @@ func TestTLSConnectionsWaitWithoutABuffer(t *testing.T) {
 	for _, c := range all { // the head of a record that never comes
 		send(t, c.NetConn(), []byte{23, 3, 3, 0x40, 0, 1, 2, 3, 4, 5, 6})
 	}
-	eventually(t, "no request memory in use", func() bool { return h.mem.available() == h.opt.QueuedBytes })
+	eventually(t, "no request memory in use", func() bool { return h.mem.known.available() == h.opt.QueuedBytes })
 }
 
 // TestTLSInSmallPieces: what comes byte by byte, in records of one byte, or in several records at once is the same to the service.

@@ -227,7 +227,13 @@ func newScram(mechanism string, lookup Lookup) *scramConversation {
 	return &scramConversation{mechanism: mechanism, inner: server.NewConversation()}
 }
 
+// maxScramMessage bounds what a conversation keeps of a client that has proved nothing. Names and passwords are shorter.
+const maxScramMessage = 4 << 10
+
 func (s *scramConversation) Step(message []byte) ([]byte, *Identity, error) {
+	if len(message) > maxScramMessage {
+		return nil, nil, refuse(invalidCredentials(s.mechanism), "message with %d bytes; the longest that is taken has %d", len(message), maxScramMessage)
+	}
 	answer, err := s.inner.Step(string(message))
 	user, authz := s.inner.Username(), s.inner.AuthzID()
 	switch {
