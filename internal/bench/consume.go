@@ -72,7 +72,7 @@ func (o *Options) consume(ctx context.Context, t *topic) (*Result, error) {
 		r.TargetPerSecond = o.Rate.Records / max(float64(r.Records), 1) * float64(r.Requests)
 		r.KeptRate = r.RecordsPerSecond >= keptShare*o.Rate.Records
 	}
-	r.Fetch = latencyOf(run.histograms()...)
+	r.Fetch, r.Rounds = latencyOf(run.histograms()...), run.rounds.Load()
 	return r, nil
 }
 
@@ -110,6 +110,7 @@ type consuming struct {
 	t0       time.Time
 	from, to time.Duration // requests with a start in between are measured
 	reading  atomic.Int64  // fetchers that have not reached the end
+	rounds   atomic.Int64  // partitions that were begun again
 	over     atomic.Bool   // the connections may be closed
 }
 
@@ -123,6 +124,7 @@ type fetcher struct {
 	session int32
 	epoch   int32
 	read    float64 // what counts for the rate
+	late    float64 // the share of the time between two of its requests by which its first is later than the first fetcher's
 	fetch   *hdrhistogram.Histogram
 	travel  *hdrhistogram.Histogram // from the producer's start
 	out     []byte
@@ -215,6 +217,9 @@ func (run *consuming) start(t0 time.Time) {
 	if run.o.Once {
 		run.from, run.to = 0, run.o.Duration
 	}
+	for i, f := range run.fetchers {
+		f.late = float64(i) / float64(len(run.fetchers))
+	}
 }
 
 // drive, after start, runs the consumers while during does.
@@ -241,10 +246,14 @@ func (f *fetcher) consume(ctx context.Context) error {
 	if rate == 0 {
 		rate = f.run.o.Rate.Records / share
 	}
+	behind := 0.0
+	if f.run.o.Rate.Bytes > 0 { // they all read at the same rate, and not all at the same moments
+		behind = f.late * min(float64(f.run.o.FetchMaxBytes), float64(f.run.o.PartitionMaxBytes)*float64(len(f.cursors)))
+	}
 	for {
 		start := time.Since(f.run.t0)
 		if rate > 0 && f.run.begin == fromStart {
-			intended := time.Duration(f.read / rate * 1e9)
+			intended := time.Duration((behind + f.read) / rate * 1e9)
 			for start < intended && !f.run.over.Load() {
 				time.Sleep(min(intended-start, pacerNap))
 				start = time.Since(f.run.t0)
@@ -424,6 +433,7 @@ func (f *fetcher) walk(cur *cursor, p []byte, now time.Duration) (records, bytes
 			f.left--
 		} else {
 			cur.offset = cur.first
+			f.run.rounds.Add(1)
 		}
 	}
 	return records, bytes, nil

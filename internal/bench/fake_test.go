@@ -13,9 +13,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// fake is a broker over pipes, with one partition of the topic "t". Its answers to Produce are the test's.
+// fake is a broker over pipes, with the topic "t". Its answers to Produce are the test's.
 type fake struct {
-	t testing.TB
+	t          testing.TB
+	partitions int32 // of the topic, 0 is 1
 	// produce answers request n of a connection, from 0, in the connection's order; nil is no answer, ever.
 	produce func(n int, resp *kmsg.ProduceResponse) *kmsg.ProduceResponse
 	// fetch answers Fetch n of a connection.
@@ -119,20 +120,23 @@ func (f *fake) answer(req kmsg.Request, n int) kmsg.Response {
 		resp.Brokers = append(resp.Brokers, b)
 		topic := kmsg.NewMetadataResponseTopic()
 		topic.Topic = kmsg.StringPtr("t")
-		p := kmsg.NewMetadataResponseTopicPartition()
-		p.Leader = 1
-		topic.Partitions = append(topic.Partitions, p)
+		for i := range max(1, f.partitions) {
+			p := kmsg.NewMetadataResponseTopicPartition()
+			p.Partition, p.Leader = i, 1
+			topic.Partitions = append(topic.Partitions, p)
+		}
 		resp.Topics = append(resp.Topics, topic)
 	case *kmsg.ListOffsetsResponse:
 		topic := kmsg.NewListOffsetsResponseTopic()
 		topic.Topic = "t"
-		p := kmsg.NewListOffsetsResponseTopicPartition()
-		if req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions[0].Timestamp == latest {
-			p.Offset = fakeEnd
-		} else {
-			p.Offset = 0
+		for _, asked := range req.(*kmsg.ListOffsetsRequest).Topics[0].Partitions {
+			p := kmsg.NewListOffsetsResponseTopicPartition()
+			p.Partition, p.Offset = asked.Partition, 0
+			if asked.Timestamp == latest {
+				p.Offset = fakeEnd
+			}
+			topic.Partitions = append(topic.Partitions, p)
 		}
-		topic.Partitions = append(topic.Partitions, p)
 		resp.Topics = append(resp.Topics, topic)
 	case *kmsg.ProduceResponse:
 		topic := kmsg.NewProduceResponseTopic()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,6 +84,42 @@ func TestFetchSession(t *testing.T) {
 			if log[i].session != want[i].session || log[i].epoch != want[i].epoch || len(log[i].offsets) != len(want[i].offsets) ||
 				len(want[i].offsets) > 0 && log[i].offsets[0] != want[i].offsets[0] {
 				t.Errorf("request %d: %+v, want %+v", i, log[i], want[i])
+			}
+		}
+	})
+}
+
+// Consumers that share a rate take turns: it is as even as that of one. What they read again is counted, and when Until is closed the
+// interval is over.
+func TestConsumersShareARate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		batch := batchAt(t, 0, fakeEnd)
+		const gap = time.Second
+		var mu sync.Mutex
+		var at []time.Duration
+		began := time.Now()
+		f := &fake{t: t, partitions: 4, fetch: func(_ int, req *kmsg.FetchRequest, resp *kmsg.FetchResponse) {
+			mu.Lock()
+			defer mu.Unlock()
+			at = append(at, time.Since(began))
+			answerWith(resp, batch, 0)
+			resp.Topics[0].Partitions[0].Partition = req.Topics[0].Partitions[0].Partition
+		}}
+		o := f.options()
+		until := make(chan struct{})
+		o.Connections, o.Duration, o.Until = 4, time.Hour, until
+		o.PartitionMaxBytes, o.Rate = int32(len(batch)), Rate{Bytes: float64(len(batch)) / gap.Seconds()}
+		time.AfterFunc(20*gap+gap/2, func() { close(until) })
+		r, err := Consume(context.Background(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Rounds != 21 || r.Seconds < 20 || r.Seconds > 21 {
+			t.Errorf("%d rounds in %v s, want 21 in 20.5", r.Rounds, r.Seconds)
+		}
+		for i := range at {
+			if late := at[i] - time.Duration(i)*gap; late.Abs() > time.Millisecond {
+				t.Errorf("fetch %d is %v late", i, late)
 			}
 		}
 	})

@@ -105,14 +105,14 @@ type timeline struct {
 }
 
 type departure struct {
-	start   time.Duration
+	dues    dues
 	records int32
 }
 
-func (l *timeline) sent(start time.Duration, records int32) {
+func (l *timeline) sent(at dues, records int32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.starts = append(l.starts, departure{start, records})
+	l.starts = append(l.starts, departure{at, records})
 }
 
 // arrived takes the oldest departure.
@@ -134,8 +134,6 @@ func (f *fetcher) arrived(cur *cursor, h record.Header, now time.Duration) error
 		return fmt.Errorf("%s-%d: the batch at offset %d is not from this run: measure on a topic into which nobody else writes",
 			f.run.topic.name, cur.partition, h.BaseOffset())
 	}
-	if d.start >= f.run.from && d.start < f.run.to {
-		recordLatency(f.travel, now-d.start)
-	}
+	d.dues.record(f.travel, now, f.run.from, f.run.to)
 	return nil
 }

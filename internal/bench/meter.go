@@ -40,6 +40,9 @@ type Result struct {
 	Fetch    *Distribution `json:"fetch,omitempty"`
 	EndToEnd *Distribution `json:"endToEnd,omitempty"`
 
+	// Rounds is how often Consume began a partition again, at whose end it had come.
+	Rounds int64 `json:"rounds,omitempty"`
+
 	// ClockSeconds are the differences of Options.Clocks.
 	ClockSeconds map[string]float64 `json:"clockSeconds"`
 	// ThrottleSeconds is the sum of what answers said that a quota delayed.

@@ -38,9 +38,15 @@ type Options struct {
 	Connections int
 	InFlight    int // requests of one connection
 	Rate        Rate
+	// Gather makes one request of all that are due when it can be sent, as producers do that put what waits into one batch. Each
+	// of them has its latency. Else a broker that does not keep up with the rate has to answer every one.
+	Gather bool
 
 	WarmUp   time.Duration
 	Duration time.Duration
+	// Until ends the measured interval when it is closed, if that is before Duration is over: what runs beside another measurement
+	// ends with it. Optional.
+	Until <-chan struct{}
 
 	// Fill is how many bytes Consume writes into the topic first.
 	Fill int64

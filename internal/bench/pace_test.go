@@ -45,6 +45,33 @@ func TestLatencyCountsFromTheIntendedStart(t *testing.T) {
 	}
 }
 
+// Where requests are gathered, a broker that stands still for a second answers one request for all that became due meanwhile, and each of
+// those has its latency.
+func TestGather(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		requests := 0
+		f := &fake{t: t, produce: func(n int, resp *kmsg.ProduceResponse) *kmsg.ProduceResponse {
+			requests++
+			if n == 500 {
+				time.Sleep(time.Second)
+			}
+			return resp
+		}}
+		o := f.options()
+		o.Rate, o.Duration, o.InFlight, o.Gather = Rate{Records: 100}, 10*time.Second, 1, true
+		r, err := Produce(context.Background(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Ack.Count != 1000 || requests != 1000-99 {
+			t.Errorf("%d latencies of %d requests in 10 s at 100 a second", r.Ack.Count, requests)
+		}
+		if r.Ack.Max < 999 || r.Ack.Max > 1001 || r.Ack.P99 < 900 || r.Ack.P99 > 911 || r.Ack.P90 > 11 || r.Ack.P50 > 0.1 {
+			t.Errorf("%+v", *r.Ack)
+		}
+	})
+}
+
 // Without a rate the next request waits for an answer, so only one shows the second.
 func TestClosedLoopCountsFromTheWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

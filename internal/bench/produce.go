@@ -63,11 +63,26 @@ func (o *Options) measure(ctx context.Context, m *meter, t0 time.Time) (from, to
 	if from, err = o.read(m); err != nil {
 		return from, to, err
 	}
-	if err := o.watch(ctx, m, "measuring", begin, end, nil); err != nil {
+	if err := o.watch(ctx, m, "measuring", begin, end, o.ended()); err != nil {
 		return from, to, err
 	}
 	to, err = o.read(m)
 	return from, to, err
+}
+
+// ended says whether Until is closed; nil when there is none.
+func (o *Options) ended() func() bool {
+	if o.Until == nil {
+		return nil
+	}
+	return func() bool {
+		select {
+		case <-o.Until:
+			return true
+		default:
+			return false
+		}
+	}
 }
 
 // producing is one run of producers.
@@ -102,7 +117,7 @@ type producer struct {
 	readID int32                   // the reader's: correlation id of the last response
 
 	mu      sync.Mutex // guards the rest, and writing to c
-	sent    int64      // requests
+	sent    int64      // requests, with those that were gathered into others
 	pending []pending  // a ring of those without an answer, InFlight long
 	head, n int
 	lastID  int32
@@ -112,8 +127,24 @@ type producer struct {
 
 // pending is a request on its way.
 type pending struct {
-	start time.Duration
-	t     *template
+	dues dues
+	t    *template
+}
+
+// dues are the moments at which what a request brings should have been sent: several where Gather made one of them.
+type dues struct {
+	first time.Duration
+	n     int64
+	every float64 // nanoseconds between them
+}
+
+// record counts the latencies of those that are measured.
+func (d dues) record(h *hdrhistogram.Histogram, now, from, to time.Duration) {
+	for i := range d.n {
+		if at := d.first + time.Duration(float64(i)*d.every); at >= from && at < to {
+			recordLatency(h, now-at)
+		}
+	}
 }
 
 // newProducing connects the producers. With exclusive each partition has one producer only.
@@ -334,6 +365,9 @@ func (p *producer) room(now time.Duration) int64 {
 	switch {
 	case run.interval > 0:
 		room = min(room, p.due(now)-p.sent)
+		if run.o.Gather {
+			room = min(room, 1)
+		}
 	case now >= run.to && run.limit == 0:
 		return 0
 	}
@@ -387,19 +421,22 @@ func (p *producer) pump() (int64, error) {
 func (p *producer) take(now time.Duration) *template {
 	turn := p.turns[p.sent%int64(len(p.turns))]
 	t := turn[(p.sent+p.sent/int64(len(p.turns)))%int64(len(turn))]
-	start := now
+	at := dues{now, 1, p.every}
 	if p.run.interval > 0 {
-		start = p.intended(p.sent)
+		at.first = p.intended(p.sent)
+		if p.run.o.Gather {
+			at.n = p.due(now) - p.sent
+		}
 	}
-	p.sent++
+	p.sent += at.n
 	p.lastID++
 	p.out = t.append(p.out, p.lastID, p.id)
 	if p.run.o.Acks != 0 {
-		p.pending[(p.head+p.n)%len(p.pending)] = pending{start, t}
+		p.pending[(p.head+p.n)%len(p.pending)] = pending{at, t}
 		p.n++
 	}
 	if line := p.run.lines[t.partition]; line != nil {
-		line.sent(start, t.records)
+		line.sent(at, t.records)
 	}
 	return t
 }
@@ -478,9 +515,7 @@ func (p *producer) answered(n int) error {
 		q := p.pending[p.head]
 		p.head, p.n = (p.head+1)%len(p.pending), p.n-1
 		records, payload, wire = records+int64(q.t.records), payload+int64(q.t.payload), wire+int64(len(q.t.bytes))
-		if q.start >= p.run.from && q.start < p.run.to {
-			recordLatency(p.ack, now-q.start)
-		}
+		q.dues.record(p.ack, now, p.run.from, p.run.to)
 	}
 	p.run.meter.add(int64(n), records, payload, wire)
 	return nil
@@ -556,10 +591,7 @@ func (run *producing) judge(r *Result) {
 			continue
 		}
 		for i := range p.n { // what was given up has taken at least until now
-			q := p.pending[(p.head+i)%len(p.pending)]
-			if q.start >= run.from {
-				recordLatency(p.ack, now-q.start)
-			}
+			p.pending[(p.head+i)%len(p.pending)].dues.record(p.ack, now, run.from, run.to)
 		}
 		for n := p.sent; n < p.due(run.to); n++ {
 			if at := p.intended(n); at >= run.from {
