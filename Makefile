@@ -38,6 +38,12 @@ bench: ## the benchmarks of all packages
 bench-kafka: ## Moldau beside Apache Kafka on this machine, about half an hour; BENCH_FLAGS=--full takes hours; needs Java and Maven
 	$(GO) run ./test/bench $(BENCH_FLAGS)
 
+# Produce with and without compression, consume, latencies, Kafka's own clients, memory, starts and cold reads: what the data path is judged by.
+DATA_PATH = ^(produce-1024-|produce-large|consume-|latency$$|(producer|consumer)-perf-|start$$|cold-(20|100)$$)
+
+bench-data-path: ## the part of bench-kafka that the data path is judged by, about 35 minutes; as root also cold reads; BENCH_FLAGS adds to it
+	$(GO) run ./test/bench --scenario '$(DATA_PATH)' $(BENCH_FLAGS)
+
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	@set -e; for pkg in $$($(GO) list ./...); do \
 	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \

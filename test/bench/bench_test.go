@@ -186,6 +186,68 @@ func TestJudge(t *testing.T) {
 	}
 }
 
+// A cold run counts when what was to be in memory was, and what was not to be was not.
+func TestJudgeCold(t *testing.T) {
+	sc := coldScenarios[0]
+	began := time.Now()
+	hot := func() *bench.Result {
+		return &bench.Result{Seconds: 9, Began: began, Ack: &bench.Distribution{P99: 1}, EndToEnd: &bench.Distribution{P99: 1}}
+	}
+	quiet := func() coldRun {
+		read := func() *bench.Result {
+			return &bench.Result{Seconds: 11, Began: began.Add(-time.Second), WireBytes: 200e6, BytesPerSecond: 20e6, KeptRate: true}
+		}
+		return coldRun{Scenario: sc.name, Broker: moldau, Alone: hot(), Resident: hot(), Cold: hot(), OfResident: besides{Consumers: read()}, OfCold: besides{read(), 220e6}}
+	}
+	for reason, change := range map[string]func(*coldRun){
+		"":                                    func(*coldRun) {},
+		"the host took":                       func(r *coldRun) { r.Resident.ClockSeconds = map[string]float64{"steal": 9} },
+		"40 MB came from the disk":            func(r *coldRun) { r.OfResident.DiskBytes = 40e6 },
+		"read at 10.0 MB/s":                   func(r *coldRun) { r.OfResident.Consumers.KeptRate, r.OfResident.Consumers.BytesPerSecond = false, 10e6 },
+		"of 200 MB 100 MB":                    func(r *coldRun) { r.OfCold.DiskBytes = 100e6 },
+		"not all was cold":                    func(r *coldRun) { r.OfCold.Consumers.BytesPerSecond = 30e6 },
+		"came to the end":                     func(r *coldRun) { r.OfCold.Consumers.Rounds = 1 },
+		"did not read all the time":           func(r *coldRun) { r.OfCold.Consumers.Seconds = 9 },
+		"consumers did not read all the time": func(r *coldRun) { r.OfCold.Consumers.Began = began.Add(time.Second) },
+	} {
+		r := quiet()
+		change(&r)
+		r.judge(sc)
+		if got := strings.Join(r.Invalid, "; "); reason == "" && got != "" || !strings.Contains(got, reason) {
+			t.Errorf("%q, want %q", got, reason)
+		}
+	}
+
+	ours, theirs := quiet(), quiet()
+	ours.Cold.Ack.P99, theirs.Broker, theirs.Cold.Ack.P99 = 1.25, kafka, 2500
+	page := (&report{Colds: []coldRun{ours, theirs}}).markdown(map[string]string{})
+	for _, want := range []string{"| 1.25× (1.25–1.25) | 1 of 1 |", "| 2500.00× (2500.00–2500.00) | 1 of 1 |", "acknowledged, p99, ms | 1.25 | 2500.00 | 2000.00× (2000.00–2000.00) | 1 of 1 |"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %q:\n%s", want, page)
+		}
+	}
+	theirs.Invalid = []string{"noise"}
+	page = (&report{Colds: []coldRun{ours, theirs}}).markdown(map[string]string{})
+	for _, want := range []string{"| 1.25× (1.25–1.25) | 1 of 1 |", "2000.00× (2000.00–2000.00) † | 0 of 1 |", "| cold-20 |  | page cache | 1 | Kafka | noise |"} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page has no %q:\n%s", want, page)
+		}
+	}
+}
+
+// Pairs are made again while too few count, and never without an end.
+func TestAnother(t *testing.T) {
+	s := settings{pairs: 2, again: 1}
+	for _, tt := range []struct {
+		pairs, counted int
+		want           bool
+	}{{0, 0, true}, {1, 0, true}, {1, 1, true}, {2, 2, false}, {2, 1, true}, {3, 1, false}, {3, 2, false}} {
+		if got := s.another(tt.pairs, tt.counted); got != tt.want {
+			t.Errorf("after %d pairs, of which %d count: %v", tt.pairs, tt.counted, got)
+		}
+	}
+}
+
 func TestChartIsXML(t *testing.T) {
 	rows := []summary{{title: "a < b & c", mode: pageCache, moldau: 3, kafka: 1, ratio: 3, least: 2, most: 4}, {title: "alone", mode: defaults, moldau: 2}}
 	d := xml.NewDecoder(strings.NewReader(pairedBars(`title with "quotes"`, "MB/s", 1, rows)))
@@ -224,7 +286,7 @@ func TestMatrix(t *testing.T) {
 		if want := map[bool]int{false: 8 + 1 + 2 + 2*3 + 1 + 6 + 3, true: 18 + 1 + 2 + 2*3 + 6 + 6 + 3}[full]; len(names) != want {
 			t.Errorf("%d scenarios, want %d", len(names), want)
 		}
-		if d := s.estimate(s.scenarios()); !full && d > 30*time.Minute {
+		if d := s.estimate(s.scenarios()); !full && d > 45*time.Minute {
 			t.Errorf("the short matrix takes %s", d)
 		}
 		if s.moldauOnly = true; len(s.scenarios()) != len(names)-12 {

@@ -27,6 +27,7 @@ import (
 type settings struct {
 	duration, warmUp time.Duration
 	pairs            int
+	again            int // pairs beyond these, for those that do not count
 	full             bool
 	moldauOnly       bool
 	list             bool
@@ -66,8 +67,9 @@ func parse(args []string) (*settings, error) {
 	f.DurationVar(&s.duration, "duration", 0, "how long each run is measured (default 3s)")
 	f.DurationVar(&s.warmUp, "warm-up", -1, "how long each run goes before that (default 500ms)")
 	f.IntVar(&s.pairs, "pairs", 0, "runs of each broker for each figure (default 2)")
+	f.IntVar(&s.again, "again", 0, "further pairs for each figure, while fewer than --pairs count")
 	pattern := f.String("scenario", "", "only scenarios whose name matches this regular expression")
-	f.BoolVar(&s.list, "list", false, "print the names of the scenarios and exit")
+	f.BoolVar(&s.list, "list", false, "print the chosen scenarios, with about how long they take, and exit")
 	f.BoolVar(&s.moldauOnly, "moldau-only", false, "without Apache Kafka, at fixed rates: a check of the program, not a comparison")
 	f.IntVar(&s.partitions, "partitions", manyAll, "partitions of the scenario "+manyName)
 	restartGB := f.Float64("restart-gb", 0, "GB in active segments when a broker with many partitions is killed (default 1, with --full 10)")
@@ -114,14 +116,22 @@ func parse(args []string) (*settings, error) {
 func (s *settings) run(ctx context.Context) error {
 	matrix := s.scenarios()
 	if s.list {
+		line := func(name string, takes time.Duration, title string) {
+			if s.scenario.MatchString(name) {
+				fmt.Printf("%-28s %8s %s\n", name, takes.Round(time.Second), title)
+			}
+		}
 		for _, sc := range matrix {
-			fmt.Printf("%-28s %s\n", sc.name, sc.title)
+			line(sc.name, s.takes(sc), sc.title)
 		}
-		fmt.Printf("%-28s %s\n", "start", "starting on an empty directory, and again after a stop and after kill -9")
+		line("start", s.startsTake(), "starting on an empty directory, and again after a stop and after kill -9")
 		for _, sc := range coldScenarios {
-			fmt.Printf("%-28s %s; needs root\n", sc.name, sc.title())
+			line(sc.name, s.coldTakes(), sc.title()+"; needs root")
 		}
-		fmt.Printf("%-28s %s\n", manyName, s.manyTitle())
+		if s.scenario.MatchString(manyName) {
+			fmt.Printf("%-28s %8s %s\n", manyName, "", s.manyTitle())
+		}
+		fmt.Printf("%-28s %8s\n", "in all, without that", s.estimate(matrix).Round(time.Second))
 		return nil
 	}
 	if len(matrix) == 0 && !s.scenario.MatchString("start") && !s.scenario.MatchString(manyName) && !slices.ContainsFunc(coldScenarios, func(sc coldScenario) bool { return s.scenario.MatchString(sc.name) }) {

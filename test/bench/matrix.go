@@ -209,16 +209,53 @@ func sizeText(n int) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// estimate is about how long the matrix takes, without the starts.
-func (s *settings) estimate(matrix []scenario) time.Duration {
-	const around = 2 * time.Second // waiting for the disk, calibration, creating and deleting the topic
-	var sum time.Duration
+// What a run takes beside its load, by measurement: waiting for the disk, calibration, creating and deleting the topic; for a start also filling
+// and three more starts; for a cold run also a start, filling, and beginning and ending beside a slow disk.
+const (
+	around      = 2 * time.Second
+	aroundJVM   = 3 * time.Second // starting Kafka's clients, too
+	aroundStart = 13 * time.Second
+	aroundCold  = 30 * time.Second
+)
+
+// takes is about how long a scenario takes.
+func (s *settings) takes(sc scenario) time.Duration {
+	each := s.settle + around + s.warmUp + s.duration
+	switch sc.measure {
+	case producerPerf, consumerPerf, javaProducers:
+		each = s.settle + aroundJVM + s.perfWarmUp() + s.duration
+	}
+	return time.Duration(len(sc.phases)*len(sc.modes)*s.runs()) * each
+}
+
+// runs is how many there are of each figure.
+func (s *settings) runs() int {
+	if s.moldauOnly {
+		return s.pairs
+	}
+	return 2 * s.pairs
+}
+
+func (s *settings) startsTake() time.Duration {
+	return time.Duration(s.runs()*len(startModes)) * aroundStart
+}
+
+func (s *settings) coldTakes() time.Duration {
+	return time.Duration(s.runs()) * (aroundCold + 5*s.warmUp + 2*coldHead + s.duration + 3*s.coldDuration())
+}
+
+// estimate is about how long all takes that was asked for, without many partitions.
+func (s *settings) estimate(matrix []scenario) (sum time.Duration) {
 	for _, sc := range matrix {
-		each := s.duration + s.warmUp
-		if sc.measure == producerPerf || sc.measure == consumerPerf {
-			each = s.perfWarmUp() + s.duration
+		sum += s.takes(sc)
+	}
+	if s.scenario.MatchString("start") {
+		sum += s.startsTake()
+	}
+	for _, sc := range coldScenarios {
+		if s.scenario.MatchString(sc.name) {
+			sum += s.coldTakes()
 		}
-		sum += time.Duration(len(sc.phases)*len(sc.modes)*2*s.pairs) * (each + s.settle + around)
 	}
 	return sum
 }

@@ -181,11 +181,15 @@ func (r *report) writeMemory(b *strings.Builder) {
 		}
 	}
 	b.WriteString("\n## Memory\n\nResident set of the process: after the first record on an empty directory (median), and the largest after any run above.\n\n" +
-		"| MiB, less is better | Moldau first | Kafka first | Moldau loaded | Kafka loaded |\n|---|--:|--:|--:|--:|\n")
+		"| MiB, less is better | Moldau first | Kafka first | Moldau loaded | Kafka loaded | Moldau is better by, loaded |\n|---|--:|--:|--:|--:|--:|\n")
 	for _, m := range []mode{pageCache, defaults} {
 		ours, theirs := key{m, moldau}, key{m, kafka}
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", m, number(median(idle[ours]), 0), number(median(idle[theirs]), 0),
-			number(loaded[ours], 0), number(loaded[theirs], 0))
+		better := "–"
+		if loaded[ours] > 0 && loaded[theirs] > 0 {
+			better = fmt.Sprintf("%.1f×", loaded[theirs]/loaded[ours])
+		}
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s |\n", m, number(median(idle[ours]), 0), number(median(idle[theirs]), 0),
+			number(loaded[ours], 0), number(loaded[theirs], 0), better)
 	}
 }
 
@@ -236,35 +240,28 @@ func (r *report) writeStarts(b *strings.Builder) {
 // writeInvalid lists the runs that do not count.
 func (r *report) writeInvalid(b *strings.Builder) {
 	b.WriteString("\n## Runs that do not count\n\n")
-	const head = "| scenario | load | mode | pair | broker | reason |\n|---|---|---|--:|---|---|\n"
 	n := 0
-	for _, run := range r.Runs {
-		reason := strings.Join(run.Invalid, "; ")
-		if run.Error != "" {
-			reason = "failed: " + run.Error
+	line := func(scenario, load string, m mode, pair int, broker, failure string, invalid []string) {
+		reason := strings.Join(invalid, "; ")
+		if failure != "" {
+			reason = "failed: " + failure
 		}
 		if reason == "" {
-			continue
+			return
 		}
-		if n == 0 {
-			b.WriteString(head)
+		if n++; n == 1 {
+			b.WriteString("| scenario | load | mode | pair | broker | reason |\n|---|---|---|--:|---|---|\n")
 		}
-		n++
-		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s |\n", run.Scenario, run.Phase, run.Mode, run.Pair+1, run.Broker, strings.ReplaceAll(reason, "|", "\\|"))
+		fmt.Fprintf(b, "| %s | %s | %s | %d | %s | %s |\n", scenario, load, m, pair+1, broker, strings.ReplaceAll(reason, "|", "\\|"))
+	}
+	for _, run := range r.Runs {
+		line(run.Scenario, run.Phase, run.Mode, run.Pair, run.Broker, run.Error, run.Invalid)
 	}
 	for _, s := range r.Starts {
-		reason := strings.Join(s.Invalid, "; ")
-		if s.Error != "" {
-			reason = "failed: " + s.Error
-		}
-		if reason == "" {
-			continue
-		}
-		if n == 0 {
-			b.WriteString(head)
-		}
-		n++
-		fmt.Fprintf(b, "| start | | %s | %d | %s | %s |\n", s.Mode, s.Pair+1, s.Broker, strings.ReplaceAll(reason, "|", "\\|"))
+		line("start", "", s.Mode, s.Pair, s.Broker, s.Error, s.Invalid)
+	}
+	for _, c := range r.Colds {
+		line(c.Scenario, "", pageCache, c.Pair, c.Broker, c.Error, c.Invalid)
 	}
 	if n == 0 {
 		b.WriteString("None.\n")

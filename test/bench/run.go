@@ -74,7 +74,7 @@ type runner struct {
 }
 
 func (b *runner) all(ctx context.Context, matrix []scenario) error {
-	b.say("about %s for %d scenarios, then the starts; the report goes to %s", b.estimate(matrix).Round(time.Minute), len(matrix), b.out)
+	b.say("about %s, without the scenario of many partitions; the report goes to %s", b.estimate(matrix).Round(time.Minute), b.out)
 	b.report.Scenarios = describe(matrix)
 	err := b.startBrokers(ctx, matrix)
 	if err == nil {
@@ -205,7 +205,7 @@ func (b *runner) runScenario(ctx context.Context, sc scenario, m mode) error {
 			rate.Bytes = capacity * ph.share
 		}
 		var reached []float64
-		for pair := range b.pairs {
+		for pair, counted := 0, 0; b.another(pair, counted); pair++ {
 			order := []*broker{b.brokers[processMode(m)]}
 			if b.kafka != nil {
 				order = append(order, b.kafka)
@@ -227,12 +227,18 @@ func (b *runner) runScenario(ctx context.Context, sc scenario, m mode) error {
 				b.sayRun(r)
 			}
 			judgePair(b.report.Runs[first:])
+			counted += truth(!slices.ContainsFunc(b.report.Runs[first:], func(r run) bool { return r.Error != "" || len(r.Invalid) > 0 }))
 		}
 		if ph.share == 0 && len(reached) > 0 {
 			capacity = median(reached)
 		}
 	}
 	return nil
+}
+
+// another reports whether there is one more pair, after so many of which so many count. What counts does not depend on what was measured.
+func (s *settings) another(pairs, counted int) bool {
+	return pairs < s.pairs || counted < s.pairs && pairs < s.pairs+s.again
 }
 
 func (b *runner) sayRun(r run) {
@@ -274,19 +280,7 @@ func (b *runner) once(ctx context.Context, sc scenario, m mode, ph phase, br *br
 		o.Configs = map[string]string{"flush.messages": "1"}
 	}
 	pid := br.cmd.Process.Pid
-	machine := func(pick func(usage) float64) func() (time.Duration, error) {
-		return func() (time.Duration, error) {
-			u, err := readUsage()
-			return time.Duration(pick(u) * 1e9), err
-		}
-	}
-	o.Clocks = map[string]func() (time.Duration, error){
-		"client": ownTime,
-		"broker": func() (time.Duration, error) { return treeTime(pid) },
-		"work":   machine(func(u usage) float64 { return u.work }),
-		"steal":  machine(func(u usage) float64 { return u.steal }),
-		"kernel": machine(func(u usage) float64 { return u.kernelThreads }),
-	}
+	o.Clocks = clocks(pid)
 	var result *bench.Result
 	switch sc.measure {
 	case produce:
@@ -314,14 +308,33 @@ func (b *runner) once(ctx context.Context, sc scenario, m mode, ph phase, br *br
 	return r, nil
 }
 
+// clocks are the processor times of this process, of a broker and of the machine.
+func clocks(broker int) map[string]func() (time.Duration, error) {
+	machine := func(pick func(usage) float64) func() (time.Duration, error) {
+		return func() (time.Duration, error) {
+			u, err := readUsage()
+			return time.Duration(pick(u) * 1e9), err
+		}
+	}
+	return map[string]func() (time.Duration, error){
+		"client": ownTime,
+		"broker": func() (time.Duration, error) { return treeTime(broker) },
+		"work":   machine(func(u usage) float64 { return u.work }),
+		"steal":  machine(func(u usage) float64 { return u.steal }),
+		"kernel": machine(func(u usage) float64 { return u.kernelThreads }),
+	}
+}
+
+// shares are the parts of the machine that others than broker and client had, its host, and the client.
+func shares(r *bench.Result) (others, steal, client float64) {
+	c, whole := r.ClockSeconds, r.Seconds*float64(runtime.NumCPU())
+	return max(0, c["work"]-c["broker"]-c["client"]-c["kernel"]) / whole, c["steal"] / whole, c["client"] / whole
+}
+
 // judge computes the shares and says why the run does not count, if it does not.
 func (r *run) judge(ph phase) {
-	c := r.Result.ClockSeconds
-	r.BrokerCPU, r.ClientCPU = c["broker"], c["client"]
-	whole := r.Result.Seconds * float64(runtime.NumCPU())
-	r.OthersShare = max(0, c["work"]-c["broker"]-c["client"]-c["kernel"]) / whole
-	r.StealShare = c["steal"] / whole
-	r.ClientShare = c["client"] / whole
+	r.BrokerCPU, r.ClientCPU = r.Result.ClockSeconds["broker"], r.Result.ClockSeconds["client"]
+	r.OthersShare, r.StealShare, r.ClientShare = shares(r.Result)
 	r.Invalid = noise(r.OthersShare, r.StealShare)
 	if r.Result.Requests == 0 {
 		r.Invalid = append(r.Invalid, "nothing was done in the measured time")
@@ -356,11 +369,18 @@ func judgePair(pair []run) {
 	if len(pair) < 2 {
 		return
 	}
-	if d := largestDifference(pair[0].Calibration, pair[1].Calibration); d > mostDifference {
-		for i := range pair {
-			pair[i].Invalid = append(pair[i].Invalid, fmt.Sprintf("the machine's speed changed by %.0f %% within the pair", 100*d))
-		}
+	reasons := drift(pair[0].Calibration, pair[1].Calibration)
+	for i := range pair {
+		pair[i].Invalid = append(pair[i].Invalid, reasons...)
 	}
+}
+
+// drift says how much the machine's speed differs within a pair, if it is too much.
+func drift(a, b calibration) (reasons []string) {
+	if d := largestDifference(a, b); d > mostDifference {
+		reasons = append(reasons, fmt.Sprintf("the machine's speed changed by %.0f %% within the pair", 100*d))
+	}
+	return reasons
 }
 
 // quiet makes the machine alike before every run: what was written is on the disk, and there are pages
@@ -395,14 +415,17 @@ func (b *runner) kindsOf(pair int) []string {
 	return []string{moldau, kafka}
 }
 
+// startModes are those in which starting is measured.
+var startModes = []mode{pageCache, defaults}
+
 // starts measures starting and starting again.
 func (b *runner) starts(ctx context.Context) error {
 	if !b.scenario.MatchString("start") {
 		return nil
 	}
 	b.say("starts")
-	for pair := range b.pairs {
-		for _, m := range []mode{pageCache, defaults} {
+	for _, m := range startModes {
+		for pair, counted := 0, 0; b.another(pair, counted); pair++ {
 			first := len(b.report.Starts)
 			for _, kind := range b.kindsOf(pair) {
 				r := startRun{Broker: kind, Mode: m, Pair: pair}
@@ -417,11 +440,13 @@ func (b *runner) starts(ctx context.Context) error {
 				b.say("  %-6s %-12s start %.3f s, first record %.3f s, again %.3f s, after kill -9 %.3f s %s", kind, m, r.Start, r.FirstRecord,
 					r.Restart, r.AfterKill, strings.Join(r.Invalid, "; "))
 			}
-			if s := b.report.Starts[first:]; len(s) == 2 && largestDifference(s[0].Calibration, s[1].Calibration) > mostDifference {
+			if s := b.report.Starts[first:]; len(s) == 2 {
+				reasons := drift(s[0].Calibration, s[1].Calibration)
 				for i := range s {
-					s[i].Invalid = append(s[i].Invalid, "the machine's speed changed within the pair")
+					s[i].Invalid = append(s[i].Invalid, reasons...)
 				}
 			}
+			counted += truth(!slices.ContainsFunc(b.report.Starts[first:], func(r startRun) bool { return r.Error != "" || len(r.Invalid) > 0 }))
 		}
 	}
 	return nil
