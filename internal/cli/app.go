@@ -201,7 +201,7 @@ func newRoot(app *App) *cobra.Command {
 	if app.RunServer != nil {
 		root.AddCommand(newServer(c))
 	}
-	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newACL(c), newUser(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newDemo(c), newBench(c))
+	root.AddCommand(newTopic(c), newConfig(c), newProduce(c), newConsume(c), newGroup(c), newACL(c), newUser(c), newQuota(c), newCluster(c), newLog(c), newDoctor(c), newProfile(c), newDemo(c), newBench(c))
 	return root
 }
 

@@ -298,23 +298,25 @@ func (r *Rules) Find(f Filter) iter.Seq2[Entity, Limits] {
 }
 
 // Client is the limit of a key for a client, and the entity whose rule it is. The most specific rule that limits the key wins
-// (ClientQuotaManager, KIP-55): user and client id, user and default client id, user, default user and client id, both
-// defaults, default user, client id, default client id.
+// (ClientQuotaManager, KIP-55), see ClientEntities.
 func (r *Rules) Client(k Key, user, clientID string) (limit float64, by Entity, ok bool) {
 	if r == nil {
 		return 0, Entity{}, false
 	}
+	e := ClientEntities(user, clientID)
+	return r.first(k, e[:])
+}
+
+// ClientEntities are the entities whose rules are about a client, the most specific first: user and client id, user and default client id, user,
+// default user and client id, both defaults, default user, client id, default client id. No rule is about an empty name but those of
+// defaults.
+func ClientEntities(user, clientID string) [8]Entity {
 	u, c := Named(user), Named(clientID)
-	for _, e := range [...]Entity{
+	return [...]Entity{
 		{User: u, ClientID: c}, {User: u, ClientID: Default}, {User: u},
 		{User: Default, ClientID: c}, {User: Default, ClientID: Default}, {User: Default},
 		{ClientID: c}, {ClientID: Default},
-	} {
-		if v, ok := r.of[e].Get(k); ok {
-			return v, e, true
-		}
 	}
-	return 0, Entity{}, false
 }
 
 // Address is the limit of connections per second of an address (KIP-612), in its text form, and the entity whose rule it is.
@@ -322,8 +324,16 @@ func (r *Rules) Address(ip string) (limit float64, by Entity, ok bool) {
 	if r == nil {
 		return 0, Entity{}, false
 	}
-	for _, e := range [...]Entity{{IP: Named(ip)}, {IP: Default}} {
-		if v, ok := r.of[e].Get(ConnectionCreationRate); ok {
+	e := AddressEntities(ip)
+	return r.first(ConnectionCreationRate, e[:])
+}
+
+// AddressEntities are the entities whose rules are about an address, the most specific first.
+func AddressEntities(ip string) [2]Entity { return [...]Entity{{IP: Named(ip)}, {IP: Default}} }
+
+func (r *Rules) first(k Key, of []Entity) (limit float64, by Entity, ok bool) {
+	for _, e := range of {
+		if v, ok := r.of[e].Get(k); ok {
 			return v, e, true
 		}
 	}
