@@ -2,6 +2,8 @@ package quota
 
 import (
 	"math"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -154,6 +156,43 @@ func TestPlainAddress(t *testing.T) {
 	for _, s := range []string{"", "localhost", "10.0.0.256", "10.0.0", "fe80::1%eth0"} {
 		if got, ok := PlainAddress(s); got != s || ok {
 			t.Errorf("%s: %s, %v", s, got, ok)
+		}
+	}
+}
+
+// testdata/precedence.txt says which rule of each possible set Kafka 4.3.1 applies to four clients; testdata/Precedence.java has written it.
+func TestPrecedenceIsKafkas(t *testing.T) {
+	data, err := os.ReadFile("testdata/precedence.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	if len(lines) != 256 {
+		t.Fatalf("%d sets", len(lines))
+	}
+	rules := ClientEntities("u", "c")
+	for set, line := range lines {
+		changes := map[Entity]Limits{}
+		for i, e := range rules {
+			if set>>i&1 == 1 {
+				changes[e] = Limits{}.With(ProducerByteRate, float64(i+1))
+			}
+		}
+		r := (*Rules)(nil).With(changes)
+		got := strconv.Itoa(set)
+		for _, client := range [][2]string{{"u", "c"}, {"u", "d"}, {"v", "c"}, {"v", "d"}} {
+			limit, by, ok := r.Client(ProducerByteRate, client[0], client[1])
+			switch {
+			case !ok:
+				got += " -"
+			case rules[int(limit)-1] != by:
+				t.Errorf("%v is said to be of %+v", limit, by)
+			default:
+				got += " " + strconv.Itoa(int(limit))
+			}
+		}
+		if got != line {
+			t.Errorf("%s, Kafka says %s", got, line)
 		}
 	}
 }
