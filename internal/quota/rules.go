@@ -193,24 +193,55 @@ func (l Limits) Empty() bool { return l.set == 0 }
 
 // Rules are all quotas of a cluster. A nil *Rules has none.
 type Rules struct {
-	of map[Entity]Limits
+	// parts are the rules, by the hash of their entities: a change copies those parts that it touches, whatever there is besides. An empty
+	// one is nil.
+	parts [256]map[Entity]Limits
+	count int
+}
+
+// part is the index of an entity's part: FNV-1a, so that equal rules are deeply equal.
+func (e *Entity) part() uint8 {
+	h := uint32(2166136261)
+	for _, p := range [...]*Part{&e.User, &e.ClientID, &e.IP} {
+		h = (h ^ uint32(p.kind)) * 16777619
+		for i := range len(p.name) {
+			h = (h ^ uint32(p.name[i])) * 16777619
+		}
+	}
+	return uint8(h ^ h>>8 ^ h>>16 ^ h>>24)
 }
 
 // With are the rules with those of some entities replaced; empty limits remove an entity.
 func (r *Rules) With(changes map[Entity]Limits) *Rules {
-	next := &Rules{of: map[Entity]Limits{}}
+	next := &Rules{}
 	if r != nil {
-		next.of = maps.Clone(r.of)
+		*next = *r
 	}
+	var copied [len(next.parts)]bool
 	for e, l := range changes {
-		if l.Empty() {
-			delete(next.of, e)
-		} else {
-			next.of[e] = l
+		i := e.part()
+		if !copied[i] {
+			copied[i] = true
+			next.parts[i] = maps.Clone(next.parts[i])
 		}
+		next.count -= len(next.parts[i])
+		if l.Empty() {
+			delete(next.parts[i], e)
+		} else {
+			if next.parts[i] == nil {
+				next.parts[i] = map[Entity]Limits{}
+			}
+			next.parts[i][e] = l
+		}
+		next.count += len(next.parts[i])
 	}
-	if len(next.of) == 0 {
+	if next.count == 0 {
 		return nil
+	}
+	for i := range next.parts {
+		if len(next.parts[i]) == 0 {
+			next.parts[i] = nil
+		}
 	}
 	return next
 }
@@ -220,7 +251,7 @@ func (r *Rules) Of(e Entity) Limits {
 	if r == nil {
 		return Limits{}
 	}
-	return r.of[e]
+	return r.parts[e.part()][e]
 }
 
 // All calls yield for each entity with limits, in no order.
@@ -228,9 +259,11 @@ func (r *Rules) All(yield func(Entity, Limits) bool) {
 	if r == nil {
 		return
 	}
-	for e, l := range r.of {
-		if !yield(e, l) {
-			return
+	for _, part := range r.parts {
+		for e, l := range part {
+			if !yield(e, l) {
+				return
+			}
 		}
 	}
 }
@@ -333,7 +366,7 @@ func AddressEntities(ip string) [2]Entity { return [...]Entity{{IP: Named(ip)}, 
 
 func (r *Rules) first(k Key, of []Entity) (limit float64, by Entity, ok bool) {
 	for _, e := range of {
-		if v, ok := r.of[e].Get(k); ok {
+		if v, ok := r.Of(e).Get(k); ok {
 			return v, e, true
 		}
 	}

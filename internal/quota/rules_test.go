@@ -1,7 +1,9 @@
 package quota
 
 import (
+	"maps"
 	"math"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"strings"
@@ -193,6 +195,48 @@ func TestPrecedenceIsKafkas(t *testing.T) {
 		}
 		if got != line {
 			t.Errorf("%s, Kafka says %s", got, line)
+		}
+	}
+}
+
+// A random history of rules says the same as a map, and no later change is seen in earlier rules.
+func TestRulesNeverChange(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	some := func() Part {
+		return []Part{{}, Default, Named("a"), Named(strconv.Itoa(rnd.IntN(300)))}[rnd.IntN(4)]
+	}
+	type past struct {
+		rules *Rules
+		want  map[Entity]Limits
+	}
+	history := []past{{nil, map[Entity]Limits{}}}
+	for range 100 {
+		last := history[len(history)-1]
+		want, changes := maps.Clone(last.want), map[Entity]Limits{}
+		for range rnd.IntN(20) {
+			e, l := Entity{User: some(), ClientID: some(), IP: some()}, Limits{}
+			delete(want, e)
+			if rnd.IntN(3) > 0 {
+				l = l.With(Key(rnd.IntN(int(keys))), rnd.Float64()+1)
+				want[e] = l
+			}
+			changes[e] = l
+		}
+		history = append(history, past{last.rules.With(changes), want})
+	}
+	for i, h := range history {
+		if got := maps.Collect(h.rules.All); !maps.Equal(got, h.want) {
+			t.Fatalf("rules %d: %d of them, want %d", i, len(got), len(h.want))
+		}
+		if (h.rules == nil) != (len(h.want) == 0) {
+			t.Errorf("rules %d: nil is for none, and only for none", i)
+		}
+		for e, l := range h.want {
+			if h.rules.Of(e) != l {
+				t.Errorf("rules %d: %+v has %+v", i, e, h.rules.Of(e))
+			}
 		}
 	}
 }
