@@ -301,6 +301,7 @@ func (b *Broker) join(ctx context.Context, listeners []metadata.Endpoint) (err e
 		Listeners: listeners, Rack: c.Rack(), DirIDs: b.dirs.Online(),
 		Features: controller.LatestFeatures(),
 		Policy:   handler.Policy(c), Exclusive: b.o.Store == nil, Log: b.log,
+		TokenSweep: c.Millis("delegation.token.expiry.check.interval.ms"),
 	})
 	if err != nil {
 		return err

@@ -55,6 +55,7 @@ type Options struct {
 	Exclusive bool
 	Log       *slog.Logger
 
+	TokenSweep      time.Duration // how often the controller removes delegation tokens that have expired; 0: never
 	SessionTTL      time.Duration // lease of the controller's key, 5 s by default
 	TryTimeout      time.Duration // one call of the store, 500 ms by default
 	DecisionTimeout time.Duration // one mutation in all, 10 s by default
@@ -326,6 +327,36 @@ func (c *Cluster) AlterScram(ctx context.Context, alterations []controller.Scram
 	return results(ctx, c, len(alterations), names, set, func(im *metadata.Image) (controller.Plan, []controller.ScramResult) {
 		return controller.AlterScram(im, alterations)
 	})
+}
+
+// CreateToken creates a delegation token with a fresh id. An error carries a code.
+func (c *Cluster) CreateToken(ctx context.Context, life controller.TokenLife, n controller.NewToken) (*metadata.DelegationToken, error) {
+	n.ID = NewUUID().String()
+	return decide(ctx, c, func(*metadata.Image) (controller.Plan, *metadata.DelegationToken) {
+		return controller.CreateToken(life, n, time.Now().UnixMilli())
+	})
+}
+
+// RenewToken lets a token live on for a period. by is the principal that wants it.
+func (c *Cluster) RenewToken(ctx context.Context, life controller.TokenLife, id, by string, periodMs int64) controller.TokenResult {
+	return c.changeToken(ctx, func(im *metadata.Image) (controller.Plan, controller.TokenResult) {
+		return controller.RenewToken(im, life, id, by, periodMs, time.Now().UnixMilli())
+	})
+}
+
+// ExpireToken ends a token after a period, or at once where that is negative.
+func (c *Cluster) ExpireToken(ctx context.Context, id, by string, periodMs int64) controller.TokenResult {
+	return c.changeToken(ctx, func(im *metadata.Image) (controller.Plan, controller.TokenResult) {
+		return controller.ExpireToken(im, id, by, periodMs, time.Now().UnixMilli())
+	})
+}
+
+func (c *Cluster) changeToken(ctx context.Context, plan func(*metadata.Image) (controller.Plan, controller.TokenResult)) controller.TokenResult {
+	r, err := decide(ctx, c, plan)
+	if err != nil {
+		return controller.TokenResult{Code: codeOf(err)}
+	}
+	return r
 }
 
 // CreateACLs creates rules of access.

@@ -552,6 +552,47 @@ func trouble(sim *metastore.Sim, s metastore.Store, rec *recorder, r *rand.Rand,
 
 func topicsOf(im *metadata.Image) []*metadata.Topic { return slices.Collect(im.Topics()) }
 
+// TestExpiredTokensAreSweptAway: by the controller, while those that live stay.
+func TestExpiredTokensAreSweptAway(t *testing.T) {
+	leak.Check(t)
+	sim := metastore.NewSim()
+	s := sim.Open()
+	t.Cleanup(func() { s.Close() })
+	o := options(s)
+	o.TokenSweep = time.Millisecond
+	c := open(t, o)
+	create := func(lifeMs int64) *metadata.DelegationToken {
+		t.Helper()
+		token, err := c.CreateToken(t.Context(), controller.TokenLife{RenewMs: lifeMs, MaxMs: lifeMs}, controller.NewToken{Owner: "User:a", Requester: "User:a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	stays := create(time.Hour.Milliseconds())
+	if c.Image().DelegationToken(stays.ID) == nil {
+		t.Fatal("a token is acknowledged but not in the image")
+	}
+	ended := create(time.Hour.Milliseconds())
+	if r := c.RenewToken(t.Context(), controller.TokenLife{RenewMs: 1, MaxMs: 1}, ended.ID, "User:b", -1); r.Code != wire.DelegationTokenOwnerMismatch {
+		t.Fatalf("%+v", r)
+	}
+	if r := c.ExpireToken(t.Context(), ended.ID, "User:a", 0); r.Code != wire.None {
+		t.Fatalf("%+v", r)
+	}
+	soon := create(1)
+	for changed := c.Changed(); c.Image().DelegationToken(soon.ID) != nil || c.Image().DelegationToken(ended.ID) != nil; changed = c.Changed() {
+		select {
+		case <-changed:
+		case <-time.After(time.Minute):
+			t.Fatal("nobody sweeps")
+		}
+	}
+	if r := c.RenewToken(t.Context(), controller.TokenLife{RenewMs: 1 << 20, MaxMs: 1 << 20}, stays.ID, "User:a", -1); r.Code != wire.None {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	defer leak.Check(t)()
 	sim := metastore.NewSim()

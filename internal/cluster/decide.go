@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"moldau/internal/controller"
 	"moldau/internal/metadata"
@@ -78,8 +79,18 @@ type worker struct {
 
 func (c *Cluster) work() {
 	w := &worker{Cluster: c}
+	var sweep <-chan time.Time
+	if c.opts.TokenSweep > 0 {
+		tick := time.NewTicker(c.opts.TokenSweep)
+		defer tick.Stop()
+		sweep = tick.C
+	}
 	for {
 		select {
+		case now := <-sweep:
+			if c.IsController() {
+				w.sweepTokens(now)
+			}
 		case r := <-c.requests:
 			if r.ctx.Err() != nil {
 				r.done <- outcome{err: fmt.Errorf("%w: %w", r.ctx.Err(), wire.RequestTimedOut)}
@@ -89,6 +100,21 @@ func (c *Cluster) work() {
 		case <-c.ctx.Done():
 			return
 		}
+	}
+}
+
+// sweepTokens removes the delegation tokens that have expired. What fails is tried at the next sweep: they let nobody in.
+func (w *worker) sweepTokens(now time.Time) {
+	var gone []*metadata.DelegationToken
+	o := w.execute(&request{ctx: w.ctx, plan: func(im *metadata.Image) (p controller.Plan) {
+		p, gone = controller.SweepTokens(im, now.UnixMilli())
+		return p
+	}})
+	for _, t := range gone[:o.applied] {
+		w.log.Info("delegation token has expired", "token", t.ID, "owner", t.Owner)
+	}
+	if o.err != nil && w.ctx.Err() == nil {
+		w.log.Warn("delegation tokens that have expired stay until the next sweep", "err", o.err)
 	}
 }
 

@@ -36,6 +36,7 @@ const valueVersion = 1
 //	ts/<topic id>/<chunk>      dynamic: leader, epochs, ISR, ELR, minimum ISR, flush policy
 //	c/<kind>/<name>            one resource's configuration
 //	u/<user>                   one user's SCRAM credentials
+//	d/<token id>               a delegation token: whose it is and until when, not its secret
 //	a/<type>/<kind>/<name>     the access control entries of one resource pattern
 //	q/<user>/<client id>/<ip>  the client quotas of one entity: each part is "-", "*" for the default, or "=" and a name, escaped
 //	pid                        first producer id of the next block
@@ -55,6 +56,7 @@ const (
 	dynamicPrefix = Prefix + "ts/"
 	configPrefix  = Prefix + "c/"
 	userPrefix    = Prefix + "u/"
+	tokenPrefix   = Prefix + "d/"
 	aclPrefix     = Prefix + "a/"
 	quotaPrefix   = Prefix + "q/"
 )
@@ -87,6 +89,9 @@ func ConfigKey(kind ConfigKind, name string) string {
 
 // UserKey is the key of a user's credentials.
 func UserKey(name string) string { return userPrefix + name }
+
+// TokenKey is the key of a delegation token.
+func TokenKey(id string) string { return tokenPrefix + id }
 
 // ACLKey is the key of the access control entries of a resource pattern.
 func ACLKey(p acl.Pattern) string {
@@ -582,6 +587,31 @@ func decodeUser(value []byte) ([]ScramCredential, error) {
 			Salt: d.bytes(), StoredKey: d.bytes(), ServerKey: d.bytes()})
 	}
 	return cs, d.end()
+}
+
+// EncodeToken is the value of a delegation token's key, which has its id.
+func EncodeToken(t *DelegationToken) []byte {
+	e := newEncoder()
+	e.string(t.Owner)
+	e.string(t.Requester)
+	e.count(len(t.Renewers))
+	for _, r := range t.Renewers {
+		e.string(r)
+	}
+	e.int(t.IssuedMs)
+	e.int(t.ExpiresMs)
+	e.int(t.MaxMs)
+	return e
+}
+
+func decodeToken(value []byte) (*DelegationToken, error) {
+	d := newDecoder(value)
+	t := &DelegationToken{Owner: d.string(), Requester: d.string()}
+	for range d.count(1) {
+		t.Renewers = append(t.Renewers, d.string())
+	}
+	t.IssuedMs, t.ExpiresMs, t.MaxMs = d.int64(), d.int64(), d.int64()
+	return t, d.end()
 }
 
 // EncodeProducerID is the value of ProducerIDKey: the first id that is not allocated.

@@ -49,6 +49,7 @@ type Image struct {
 	brokers        []*Broker        // by id
 	configs        map[configKey]map[string]string
 	users          map[string][]ScramCredential
+	tokens         map[string]*DelegationToken
 	acls           *acl.Set
 	quotas         *quota.Rules
 	nextProducerID int64
@@ -88,6 +89,21 @@ type ScramCredential struct {
 
 // String shows nothing of a credential.
 func (c ScramCredential) String() string { return "[hidden]" }
+
+// DelegationToken is what is known of a delegation token (KIP-48). Its secret is not: it is computed from the id and a key that only
+// the brokers' configuration has. Principals are written as "User:alice". Times are milliseconds of the Unix epoch, as Kafka gives them.
+type DelegationToken struct {
+	ID        string   // never empty
+	Owner     string   // whom the token makes of its bearer
+	Requester string   // who asked for it (KIP-373)
+	Renewers  []string // who may renew and expire it, beside the owner
+	IssuedMs  int64
+	ExpiresMs int64 // moved by renewals, never past MaxMs
+	MaxMs     int64
+}
+
+// Valid reports whether the token lets anybody in at a time. At ExpiresMs itself it does.
+func (t *DelegationToken) Valid(nowMs int64) bool { return nowMs <= t.ExpiresMs && nowMs <= t.MaxMs }
 
 // Topic is one topic with all its partitions, by index.
 type Topic struct {
@@ -245,6 +261,20 @@ func (im *Image) ScramCredentials(user string) []ScramCredential { return im.use
 // ScramUsers are the names of all users with credentials, sorted.
 func (im *Image) ScramUsers() []string { return sortedKeys(im.users) }
 
+// DelegationToken finds a token by its id, or returns nil. It may have expired.
+func (im *Image) DelegationToken(id string) *DelegationToken { return im.tokens[id] }
+
+// DelegationTokens yields all tokens by id, those that have expired and are not swept away included.
+func (im *Image) DelegationTokens() iter.Seq[*DelegationToken] {
+	return func(yield func(*DelegationToken) bool) {
+		for _, id := range sortedKeys(im.tokens) {
+			if !yield(im.tokens[id]) {
+				return
+			}
+		}
+	}
+}
+
 // ACLs are the access control lists; nil where there are none.
 func (im *Image) ACLs() *acl.Set { return im.acls }
 
@@ -294,6 +324,7 @@ type builder struct {
 	touched map[wire.UUID]*Topic
 	configs bool // im.configs is a copy
 	users   bool // im.users is a copy
+	tokens  bool // im.tokens is a copy
 	acls    map[acl.Pattern][]acl.Entry
 	quotas  map[quota.Entity]quota.Limits
 }
@@ -332,6 +363,9 @@ func (b *builder) change(c Change) error {
 	}
 	if rest, ok := strings.CutPrefix(c.Key, userPrefix); ok {
 		return b.user(rest, c)
+	}
+	if rest, ok := strings.CutPrefix(c.Key, tokenPrefix); ok {
+		return b.token(rest, c)
 	}
 	if rest, ok := strings.CutPrefix(c.Key, brokerPrefix); ok {
 		return b.broker(rest, c)
@@ -506,6 +540,21 @@ func (b *builder) user(name string, c Change) error {
 	return put(c, decodeUser, func(cs []ScramCredential) { b.im.users[name] = cs })
 }
 
+func (b *builder) token(id string, c Change) error {
+	if id == "" {
+		return fmt.Errorf("%w: a delegation token without an id", ErrCorrupt)
+	}
+	if !b.tokens {
+		b.tokens = true
+		b.im.tokens = maps.Clone(b.im.tokens)
+		if b.im.tokens == nil {
+			b.im.tokens = map[string]*DelegationToken{}
+		}
+	}
+	delete(b.im.tokens, id)
+	return put(c, decodeToken, func(t *DelegationToken) { t.ID, b.im.tokens[id] = id, t })
+}
+
 func (b *builder) config(rest string, c Change) error {
 	kind, name, found := strings.Cut(rest, "/")
 	n, err := strconv.ParseInt(kind, 10, 8)
@@ -626,6 +675,9 @@ func (b *builder) finish() (*Image, error) {
 	}
 	if len(im.users) == 0 {
 		im.users = nil
+	}
+	if len(im.tokens) == 0 {
+		im.tokens = nil
 	}
 	return &im, nil
 }

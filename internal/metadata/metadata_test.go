@@ -82,6 +82,14 @@ func someQuota(r *rand.Rand) (e quota.Entity, l quota.Limits) {
 	return e, l
 }
 
+func someToken(r *rand.Rand) *DelegationToken {
+	t := &DelegationToken{Owner: fmt.Sprint("User:", r.Int()), Requester: "User:r", IssuedMs: r.Int64(), ExpiresMs: r.Int64(), MaxMs: -r.Int64()}
+	for range r.IntN(3) {
+		t.Renewers = append(t.Renewers, fmt.Sprint("User:", r.Int()))
+	}
+	return t
+}
+
 func TestValuesReadBackAsTheyWereWritten(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -140,6 +148,9 @@ func TestValuesReadBackAsTheyWereWritten(t *testing.T) {
 		same(entity, gotEntity, err)
 		gotLimits, err := decodeQuota(entity, EncodeQuota(limits))
 		same(limits, gotLimits, err)
+		token := someToken(r)
+		gotToken, err := decodeToken(EncodeToken(token))
+		same(token, gotToken, err)
 		next := r.Int64()
 		gotNext, err := decodeProducerID(EncodeProducerID(next))
 		same(next, gotNext, err)
@@ -156,7 +167,8 @@ func FuzzDecode(f *testing.F) {
 		ConfigKey(TopicConfig, "t"): EncodeConfig(map[string]string{"a": "b"}), ClusterKey: EncodeCluster("c", map[string]int16{"f": 1}, 1),
 		ACLKey(acl.Pattern{Type: acl.Group, Kind: acl.Prefixed, Name: "a/b"}):     EncodeACL([]acl.Entry{someEntry(r)}),
 		QuotaKey(quota.Entity{User: quota.Named("a/b"), ClientID: quota.Default}): EncodeQuota(quota.Limits{}.With(quota.ProducerByteRate, 1024)),
-		ProducerIDKey: EncodeProducerID(1000), ControllerKey: EncodeController(ControllerRecord{Broker: 1}),
+		TokenKey("id"): EncodeToken(someToken(r)),
+		ProducerIDKey:  EncodeProducerID(1000), ControllerKey: EncodeController(ControllerRecord{Broker: 1}),
 	} {
 		f.Add(k, v)
 	}
@@ -211,7 +223,7 @@ func (m *model) batch() []Change {
 	}
 	m.seq++
 	put(HeadKey, EncodeHead(Head{Seq: m.seq, Batch: []byte{byte(m.seq)}}))
-	switch m.r.IntN(11) {
+	switch m.r.IntN(12) {
 	case 10:
 		e, l := someQuota(m.r)
 		if len(m.limited) > 3 { // again, or no more
@@ -226,6 +238,13 @@ func (m *model) batch() []Change {
 			put(QuotaKey(e), EncodeQuota(l))
 		} else {
 			del(QuotaKey(e))
+		}
+	case 11:
+		k := TokenKey(fmt.Sprint("token", m.r.IntN(4)))
+		if m.r.IntN(3) > 0 {
+			put(k, EncodeToken(someToken(m.r)))
+		} else {
+			del(k)
 		}
 	case 9:
 		k := ACLKey(acl.Pattern{Type: acl.Topic, Kind: acl.Literal, Name: fmt.Sprint("t", m.r.IntN(3))})
@@ -354,6 +373,11 @@ func TestSnapshotEqualsFoldOfBatches(t *testing.T) {
 					t.Fatalf("seed %d: topic %q is not found", seed, topic.Name)
 				}
 			}
+			for token := range folded.DelegationTokens() {
+				if folded.DelegationToken(token.ID) != token {
+					t.Fatalf("seed %d: token %q is not found", seed, token.ID)
+				}
+			}
 			history = append(history, past{folded, fresh})
 		}
 		for i, h := range history { // nothing later has changed an older image
@@ -389,10 +413,11 @@ func TestRecordWithoutItsChunksIsCorrupt(t *testing.T) {
 	record := Change{Key: TopicKey(id), Value: EncodeTopic("t", 1)}
 	for name, kvs := range map[string][]Change{
 		"no dynamic chunk": {record, static}, "no static chunk": {record, dynamic},
-		"too few partitions": {static, dynamic, {Key: TopicKey(id), Value: EncodeTopic("t", 2)}},
-		"one name, two ids":  {static, dynamic, record, {Key: StaticKey(other, 0), Value: static.Value}, {Key: DynamicKey(other, 0), Value: dynamic.Value}, {Key: TopicKey(other), Value: record.Value}},
-		"unknown key":        {{Key: Prefix + "zz", Value: []byte{1}}},
-		"newer value":        {{Key: ProducerIDKey, Value: []byte{2, 0}}},
+		"too few partitions":    {static, dynamic, {Key: TopicKey(id), Value: EncodeTopic("t", 2)}},
+		"one name, two ids":     {static, dynamic, record, {Key: StaticKey(other, 0), Value: static.Value}, {Key: DynamicKey(other, 0), Value: dynamic.Value}, {Key: TopicKey(other), Value: record.Value}},
+		"unknown key":           {{Key: Prefix + "zz", Value: []byte{1}}},
+		"a token without an id": {{Key: TokenKey(""), Value: EncodeToken(&DelegationToken{})}},
+		"newer value":           {{Key: ProducerIDKey, Value: []byte{2, 0}}},
 	} {
 		if _, err := FromSnapshot(kvs); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
