@@ -159,9 +159,9 @@ func TestRunRefusesAConfiguration(t *testing.T) {
 	}
 }
 
-func get(t *testing.T, c *brokertest.Cluster, path string) (int, string) {
+func get(t *testing.T, b *broker.Broker, path string) (int, string) {
 	t.Helper()
-	r, err := http.Get("http://" + c.Broker(0).HTTPAddrs()[0].String() + path)
+	r, err := http.Get("http://" + b.HTTPAddrs()[0].String() + path)
 	must(t, err)
 	defer r.Body.Close()
 	body, err := io.ReadAll(r.Body)
@@ -174,14 +174,14 @@ func TestHTTP(t *testing.T) {
 	disk := vfs.NewMem()
 	c := brokertest.New(t, brokertest.Disk(disk), brokertest.Config("moldau.http.listener=127.0.0.1:0"))
 	fill(t, c, "orders", 2, 3)
-	if code, body := get(t, c, "/live"); code != 200 || body != "live\n" {
+	if code, body := get(t, c.Broker(0), "/live"); code != 200 || body != "live\n" {
 		t.Errorf("/live: %d %q", code, body)
 	}
-	if code, body := get(t, c, "/ready"); code != 200 || strings.TrimSpace(body) != `{"ready":true}` {
+	if code, body := get(t, c.Broker(0), "/ready"); code != 200 || strings.TrimSpace(body) != `{"ready":true}` {
 		t.Errorf("/ready: %d %q", code, body)
 	}
 	metric := func(name string) string {
-		code, body := get(t, c, "/metrics")
+		code, body := get(t, c.Broker(0), "/metrics")
 		if code != 200 {
 			t.Fatalf("/metrics: %d %s", code, body)
 		}
@@ -201,7 +201,7 @@ func TestHTTP(t *testing.T) {
 			t.Errorf("%s is %s, want %s", name, got, want)
 		}
 	}
-	if code, _ := get(t, c, "/nothing"); code != 404 {
+	if code, _ := get(t, c.Broker(0), "/nothing"); code != 404 {
 		t.Errorf("/nothing: %d", code)
 	}
 
@@ -210,7 +210,7 @@ func TestHTTP(t *testing.T) {
 	if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("x")}).FirstErr(); err == nil {
 		t.Error("a record was acknowledged by a broker whose disk fails")
 	}
-	code, body := get(t, c, "/ready")
+	code, body := get(t, c.Broker(0), "/ready")
 	var state struct {
 		Ready   bool
 		Reasons []string
@@ -219,7 +219,7 @@ func TestHTTP(t *testing.T) {
 	if code != 503 || state.Ready || len(state.Reasons) != 1 || !strings.Contains(state.Reasons[0], "/moldau/log: the log dir is offline") {
 		t.Errorf("/ready: %d %s", code, body)
 	}
-	if code, _ := get(t, c, "/live"); code != 200 {
+	if code, _ := get(t, c.Broker(0), "/live"); code != 200 {
 		t.Errorf("/live: %d", code)
 	}
 	if got := metric(`moldau_ready`); got != "0" {

@@ -190,7 +190,6 @@ func TestErrorsNameKeyValueAndWhatToDo(t *testing.T) {
 		{file("authorizer.class.name=kafka.security.authorizer.AclAuthorizer"), "authorizer.class.name=kafka.security.authorizer.AclAuthorizer (in server.properties): Java authorizers cannot be loaded; allowed: org.apache.kafka.metadata.authorizer.StandardAuthorizer, or empty"},
 		{file("super.users=User:a;b"), "principalType:principalName"},
 		{file("allow.everyone.if.no.acl.found=yes"), "allow.everyone.if.no.acl.found"},
-		{file("delegation.token.secret.key=geheim"), "delegation.token.secret.key=[hidden]"},
 		{file("principal.builder.class=my.Builder"), "is not supported yet"},
 		{file("create.topic.policy.class.name=my.Policy"), "is not supported yet"},
 		{file("config.providers=file"), "is not supported yet"},

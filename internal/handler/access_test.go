@@ -15,22 +15,19 @@ import (
 	"moldau/internal/network"
 )
 
-// testdata/kafka-4.3.1-access.jsonl holds what a real Kafka 4.3.1 with StandardAuthorizer answers to the script below. To record it
-// anew, on a fresh one whose SASL listener knows the users admin, bob and eve, each with the password "secret":
-//
-//	test/clients/kafka/access PORT DIR
-//	go test ./internal/handler -run TestAccessIsKafkas -kafka-access 127.0.0.1:PORT
+// testdata/kafka-4.3.1-access.jsonl holds what a real Kafka 4.3.1 with StandardAuthorizer answers to the script below. make access-record
+// records it anew, on a fresh one whose SASL listener knows the users admin, bob and eve, each with the password "secret".
 var kafkaAccessAddr = flag.String("kafka-access", "", "address of the SASL_PLAINTEXT listener of a fresh Kafka whose answers are recorded")
 
 const accessFile = "testdata/kafka-4.3.1-access.jsonl"
 
 // withAccess are the settings of a broker with access control.
-var withAccess = []string{"authorizer.class.name=" + config.StandardAuthorizer, "super.users=User:admin"}
+var withAccess = []string{"authorizer.class.name=" + config.StandardAuthorizer, "super.users=User:admin", "delegation.token.secret.key=key of the tests"}
 
-// as is a connection of a user.
+// as is a connection of a user, who has proved it by SASL.
 func as(user string) *network.Conn {
 	c := new(network.Conn)
-	c.SetState(&connState{session: &session{phase: known, principal: "User:" + user}})
+	c.SetState(&connState{session: &session{sasl: true, phase: known, principal: "User:" + user}})
 	return c
 }
 
@@ -166,7 +163,103 @@ func accessScript(t testing.TB, ids *topicIDs) []asked {
 	accessQuestions(t, ids, func(name string, version int16, req kmsg.Request) {
 		add("eve", name+", with rights on the cluster", version, req)
 	})
+	return append(qs, tokenQuestions(ids)...)
+}
+
+// tokenQuestions is the life of delegation tokens. After each change Kafka needs a moment until it knows.
+func tokenQuestions(ids *topicIDs) (qs []asked) {
+	add := func(who, name string, version int16, req kmsg.Request) {
+		qs = append(qs, asked{who, question{who + ": " + name, version, req, true}})
+	}
+	create := func(edit func(*kmsg.CreateDelegationTokenRequest)) kmsg.Request {
+		r := kmsg.NewPtrCreateDelegationTokenRequest()
+		r.MaxLifetimeMillis = -1
+		edit(r)
+		return r
+	}
+	owner := func(kind, name *string) kmsg.Request {
+		return create(func(r *kmsg.CreateDelegationTokenRequest) { r.OwnerPrincipalType, r.OwnerPrincipalName = kind, name })
+	}
+	renewers := func(kind string, names ...string) kmsg.Request {
+		return create(func(r *kmsg.CreateDelegationTokenRequest) {
+			for _, n := range names {
+				r.Renewers = append(r.Renewers, kmsg.CreateDelegationTokenRequestRenewer{PrincipalType: kind, PrincipalName: n})
+			}
+		})
+	}
+	describe := func(owners ...string) kmsg.Request {
+		r := kmsg.NewPtrDescribeDelegationTokenRequest()
+		for _, o := range owners {
+			kind, name := principalParts(o)
+			r.Owners = append(r.Owners, kmsg.DescribeDelegationTokenRequestOwner{PrincipalType: kind, PrincipalName: name})
+		}
+		return r
+	}
+	renew := func(periodMs int64) kmsg.Request {
+		r := kmsg.NewPtrRenewDelegationTokenRequest()
+		r.RenewTimeMillis = periodMs
+		return &lateRequest{r, func() { r.HMAC = ids.secret }}
+	}
+	expire := func(periodMs int64) kmsg.Request {
+		r := kmsg.NewPtrExpireDelegationTokenRequest()
+		r.ExpiryPeriodMillis = periodMs
+		return &lateRequest{r, func() { r.HMAC = ids.secret }}
+	}
+	nobody := describe()
+	nobody.(*kmsg.DescribeDelegationTokenRequest).Owners = []kmsg.DescribeDelegationTokenRequestOwner{}
+
+	add("admin", "rules for tokens", 3, creations("user literal User:eve User:bob create_tokens allow", "user literal User:carl User:bob create_tokens allow",
+		"user literal User:carl User:eve describe_tokens allow", "user literal Robot:eve User:bob create_tokens allow"))
+	add("bob", "describe before there is a token", everyVersion, describe())
+	add("bob", "a token for himself", everyVersion, create(func(*kmsg.CreateDelegationTokenRequest) {}))
+	add("bob", "a token for an hour", 3, create(func(r *kmsg.CreateDelegationTokenRequest) { r.MaxLifetimeMillis = 3_600_000 }))
+	add("bob", "a token for longer than allowed", 3, create(func(r *kmsg.CreateDelegationTokenRequest) { r.MaxLifetimeMillis = 1 << 62 }))
+	add("bob", "a token with a renewer of another type", everyVersion, renewers("Group", "g"))
+	add("bob", "a token for eve", 3, owner(ptr("User"), ptr("eve")))
+	add("bob", "a token for carl", 3, owner(ptr("User"), ptr("carl")))
+	add("bob", "a token for admin", 3, owner(ptr("User"), ptr("admin")))
+	add("bob", "a token for an owner without a name", 3, owner(ptr("User"), ptr("")))
+	add("bob", "a token for himself by name", 3, owner(ptr("User"), ptr("bob")))
+	add("eve", "a token for another type of owner", 3, owner(ptr("Robot"), ptr("bob")))
+	add("bob", "describe nobody's tokens", everyVersion, nobody)
+	add("bob", "describe eve's tokens", everyVersion, describe("User:eve"))
+	add("eve", "describe all tokens", everyVersion, describe())
+	add("eve", "describe bob's and carl's tokens", 3, describe("User:bob", "User:carl"))
+	add("admin", "describe tokens of nobody we know", 3, describe("User:none"))
+	add("admin", "a rule for every token", 3, creations("delegation_token literal * User:eve describe allow"))
+	add("eve", "describe bob's tokens, with rights", 3, describe("User:bob"))
+
+	add("bob", "a token with a renewer", 3, renewers("User", "eve", "carl"))
+	add("bob", "renew", everyVersion, renew(-1))
+	add("eve", "renew as a renewer, for half an hour", everyVersion, renew(1_800_000))
+	add("admin", "renew as a stranger", everyVersion, renew(-1))
+	unknown := kmsg.NewPtrRenewDelegationTokenRequest()
+	unknown.HMAC = []byte("unknown")
+	add("bob", "renew an unknown token", everyVersion, unknown)
+	add("bob", "renew nothing", 2, kmsg.NewPtrRenewDelegationTokenRequest())
+	add("eve", "describe a token to renew", 3, describe("User:carl"))
+	add("admin", "expire as a stranger", everyVersion, expire(-1))
+	add("eve", "expire in ten minutes", everyVersion, expire(600_000))
+	add("bob", "expire far beyond its life", 2, expire(1<<62))
+	add("bob", "expire at once", everyVersion, expire(-1))
+	unknownToo := kmsg.NewPtrExpireDelegationTokenRequest()
+	unknownToo.HMAC = []byte("unknown")
+	add("bob", "expire an unknown token", everyVersion, unknownToo)
+	add("bob", "describe what is left", 3, describe("User:bob"))
+	add("bob", "a token for another type of owner", 3, owner(ptr("Robot"), ptr("eve")))
+	add("admin", "a token for an owner without a type", 3, owner(nil, ptr("eve")))
 	return qs
+}
+
+// lateRequest is a request of which something is known only when it is asked.
+type lateRequest struct {
+	kmsg.Request
+	fill func()
+}
+
+func (l *lateRequest) AppendTo(dst []byte) []byte {
+	l.fill()
+	return l.Request.AppendTo(dst)
 }
 
 // accessQuestions asks every API for what it depends on rules.
@@ -245,9 +338,9 @@ func accessQuestions(t testing.TB, ids *topicIDs, add func(name string, version 
 	for _, n := range []string{"both", "missing", "shown"} {
 		del.Topics = append(del.Topics, kmsg.DeleteTopicsRequestTopic{Topic: ptr(n)})
 	}
-	del.Topics = append(del.Topics, kmsg.DeleteTopicsRequestTopic{TopicID: [16]byte{9}})
+	del.Topics = append(del.Topics, kmsg.DeleteTopicsRequestTopic{TopicID: [16]byte{9}}, kmsg.DeleteTopicsRequestTopic{})
 	if ids != nil {
-		add("delete topics", 6, &lateDelete{DeleteTopicsRequest: del, ids: ids})
+		add("delete topics", 6, &lateRequest{del, func() { del.Topics[len(del.Topics)-1].TopicID = ids.first }})
 	}
 
 	dc := kmsg.NewPtrDescribeConfigsRequest()
@@ -345,26 +438,16 @@ func accessQuestions(t testing.TB, ids *topicIDs, add func(name string, version 
 	add("delete rules", everyVersion, deleteRules(describeRules(kmsg.ACLResourcePatternTypeAny, kmsg.ACLResourceTypeTopic, ptr("in"))))
 }
 
-// lateDelete also deletes the topic by-id, whose id is known when it is asked.
-type lateDelete struct {
-	*kmsg.DeleteTopicsRequest
-	ids *topicIDs
-}
-
-func (l *lateDelete) AppendTo(dst []byte) []byte {
-	r := *l.DeleteTopicsRequest
-	r.Topics = append(slices.Clone(r.Topics), kmsg.DeleteTopicsRequestTopic{TopicID: l.ids.first})
-	return r.AppendTo(dst)
-}
-
 // intendedAccess says where the answer differs from Kafka's on purpose, and why.
 var intendedAccess = map[string]string{
+	"bob: a token for another type of owner":         "refused; Kafka gives one, whose bearer is the user of that name",
+	"admin: a token for an owner without a type":     "refused with a reason; Kafka fails",
 	"admin: wrong rules":                             "each is refused with a reason; Kafka fails",
 	"bob: create topics":                             "a topic that is not created has no id; Kafka makes one up",
 	"eve: create topics, with rights on the cluster": "a topic that is not created has no id; Kafka makes one up",
-	"bob: fetch":                                     "aborted transactions are null whenever they are not asked for; Kafka has an empty list beside this error",
-	"eve: fetch":                                     "aborted transactions are null whenever they are not asked for; Kafka has an empty list beside this error",
-	"eve: fetch, with rights on the cluster":         "aborted transactions are null whenever they are not asked for; Kafka has an empty list beside this error",
+	"bob: fetch":                             "aborted transactions are null whenever they are not asked for; Kafka has an empty list beside this error",
+	"eve: fetch":                             "aborted transactions are null whenever they are not asked for; Kafka has an empty list beside this error",
+	"eve: fetch, with rights on the cluster": "aborted transactions are null whenever they are not asked for; Kafka has an empty list beside this error",
 }
 
 func TestAccessIsKafkas(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -26,6 +27,7 @@ type session struct {
 	sasl      bool // the listener has SASL
 	phase     phase
 	principal string
+	byToken   bool // it was proved by a delegation token
 
 	mechanism string                // of the conversation, and of the session after it
 	talk      security.Conversation // while proving
@@ -131,14 +133,23 @@ func outOfPlace(key int16) kmsg.Response {
 	return nil
 }
 
-// scramOf finds SCRAM credentials.
-func (t *Table) scramOf(mechanism, user string) (security.Credential, bool) {
-	for _, c := range t.o.Cluster.Image().ScramCredentials(user) {
+// provenBy is a security.Lookup: users are in the image with their credentials, tokens without.
+func (t *Table) provenBy(mechanism, name string, token bool) (none security.Credential, nobody security.Identity, ok bool) {
+	im := t.o.Cluster.Image()
+	if token {
+		d := im.DelegationToken(name)
+		if d == nil || t.delegation == nil || !d.Valid(time.Now().UnixMilli()) {
+			return none, nobody, false
+		}
+		c, err := t.delegation.Credential(mechanism, name)
+		return c, security.Identity{Principal: d.Owner, Expires: time.UnixMilli(d.ExpiresMs), Token: true}, err == nil
+	}
+	for _, c := range im.ScramCredentials(name) {
 		if scramNames[c.Mechanism] == mechanism {
-			return security.Credential{Salt: c.Salt, StoredKey: c.StoredKey, ServerKey: c.ServerKey, Iterations: int(c.Iterations)}, true
+			return security.Credential{Salt: c.Salt, StoredKey: c.StoredKey, ServerKey: c.ServerKey, Iterations: int(c.Iterations)}, security.User(name), true
 		}
 	}
-	return security.Credential{}, false
+	return none, nobody, false
 }
 
 var scramNames = map[metadata.ScramMechanism]string{metadata.ScramSHA256: security.ScramSHA256, metadata.ScramSHA512: security.ScramSHA512}
@@ -170,7 +181,7 @@ func (rc *requestContext) step(message []byte) (answer []byte, done bool, lifeti
 	if !s.expires.IsZero() {
 		lifetime = max(0, s.expires.Sub(now))
 	}
-	s.principal, s.phase, s.talk = id.Principal, known, nil
+	s.principal, s.byToken, s.phase, s.talk = id.Principal, id.Token, known, nil
 	rc.principal = s.principal
 	rc.conn.SetKnown()
 	rc.conn.LetIn(s.mechanism, s.again)
@@ -184,7 +195,7 @@ func (rc *requestContext) notLetIn(err error) {
 }
 
 // dotted is a principal as Kafka writes it in one message.
-func dotted(principal string) string { return "User." + principal[len("User:"):] }
+func dotted(principal string) string { return strings.Replace(principal, ":", ".", 1) }
 
 // turnAway answers, after a while, and closes the connection. The while (connection.failed.authentication.delay.ms) is what guessing
 // costs; it holds no one but this connection. No answer: the connection is closed only.

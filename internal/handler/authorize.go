@@ -24,6 +24,8 @@ const (
 	groupResource           = acl.Group
 	clusterResource         = acl.Cluster
 	transactionalIDResource = acl.TransactionalID
+	userResource            = acl.User
+	tokenResource           = acl.DelegationToken
 
 	opRead            = acl.Read
 	opWrite           = acl.Write
@@ -35,6 +37,8 @@ const (
 	opDescribeConfigs = acl.DescribeConfigs
 	opAlterConfigs    = acl.AlterConfigs
 	opIdempotentWrite = acl.IdempotentWrite
+	opCreateTokens    = acl.CreateTokens
+	opDescribeTokens  = acl.DescribeTokens
 )
 
 // access is an operation on a type of resource.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -91,12 +92,18 @@ func (q question) ask(t *testing.T, ids *topicIDs, exchange func(testing.TB, []b
 	return lines
 }
 
-// topicIDs are the ids that the topics of the script have got.
-type topicIDs struct{ first [16]byte }
+// topicIDs are the ids that the topics of the script have got, and the secret of the last delegation token.
+type topicIDs struct {
+	first  [16]byte
+	secret []byte
+}
 
 func (ids *topicIDs) learn(resp kmsg.Response) {
 	if r, ok := resp.(*kmsg.CreateTopicsResponse); ok && r.Version >= 7 && len(r.Topics) == 1 && r.Topics[0].Topic == "by-id" {
 		ids.first = r.Topics[0].TopicID
+	}
+	if r, ok := resp.(*kmsg.CreateDelegationTokenResponse); ok && r.ErrorCode == 0 {
+		ids.secret = r.HMAC
 	}
 }
 
@@ -139,6 +146,7 @@ func clean(key string, v any) any {
 		if v["ClusterID"] != nil {
 			v["ClusterID"] = "set"
 		}
+		cleanToken(v)
 		for k, e := range v {
 			v[k] = clean(k, e)
 		}
@@ -168,6 +176,27 @@ func clean(key string, v any) any {
 	return v
 }
 
+// cleanToken leaves of a delegation token what does not differ from run to run: its times, in minutes.
+func cleanToken(v map[string]any) {
+	for _, k := range []string{"TokenID", "HMAC"} {
+		if e, ok := v[k]; ok {
+			v[k] = map[bool]string{true: "none", false: "set"}[e == nil || e == ""]
+		}
+	}
+	issued, _ := v["IssueTimestamp"].(float64)
+	for _, k := range []string{"ExpiryTimestamp", "MaxTimestamp"} {
+		if ms, ok := v[k].(float64); ok && ms > 0 {
+			v[k] = "set"
+			if issued > 0 {
+				v[k] = math.Round((ms - issued) / 60_000)
+			}
+		}
+	}
+	if issued > 0 {
+		v["IssueTimestamp"] = "set"
+	}
+}
+
 // sortKey brings lists whose order does not matter, and is random in Kafka, into one.
 func sortKey(v any) string {
 	m, ok := v.(map[string]any)
@@ -184,7 +213,7 @@ func sortKey(v any) string {
 			return s
 		}
 	}
-	if m["PermissionType"] != nil || m["TopicID"] != nil && m["Topic"] == nil && m["ErrorMessage"] != nil {
+	if m["PermissionType"] != nil || m["TokenID"] != nil || m["TopicID"] != nil && m["Topic"] == nil && m["ErrorMessage"] != nil {
 		return fmt.Sprint(m)
 	}
 	if n, ok := m["Partition"].(float64); ok && m["Size"] != nil { // of DescribeLogDirs; elsewhere the order is that of the request

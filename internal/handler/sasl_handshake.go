@@ -36,7 +36,7 @@ func startSASLHandshake(t *Table, rc requestContext, body []byte) (network.Call,
 		rc.notLetIn(refuse(wire.UnsupportedSaslMechanism, "asks for %.40q to authenticate again, after %s", req.Mechanism, s.mechanism))
 		return rc.turnAway(resp), nil
 	}
-	talk, ok := t.o.Security.Begin(rc.listener, req.Mechanism, t.scramOf)
+	talk, ok := t.o.Security.Begin(rc.listener, req.Mechanism, t.provenBy)
 	if !ok {
 		resp.ErrorCode = int16(wire.UnsupportedSaslMechanism)
 		rc.notLetIn(refuse(wire.UnsupportedSaslMechanism, "the listener does not offer the mechanism %.40q (sasl.enabled.mechanisms)", req.Mechanism))

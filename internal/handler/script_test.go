@@ -62,7 +62,7 @@ func on(partition int32, brokers ...int32) func(*kmsg.CreateTopicsRequestTopic) 
 
 func script(ids *topicIDs) []question {
 	var qs []question
-	for _, part := range [][]question{versionsScript(), createScript(), metadataScript(ids), partitionsScript(), describeConfigsScript(), alterConfigsScript(), describeScript(), logScript(), deleteScript(), featuresScript()} {
+	for _, part := range [][]question{versionsScript(), createScript(), metadataScript(ids), partitionsScript(), describeConfigsScript(), alterConfigsScript(), describeScript(), logScript(), deleteScript(), featuresScript(), tokensScript()} {
 		qs = append(qs, part...)
 	}
 	return qs
@@ -516,5 +516,15 @@ func featuresScript() []question {
 		{"heartbeat without the feature", everyVersion, beat, false},
 		{"description without the feature", everyVersion, describe, false},
 		{"features: higher", 2, update(false, to("group.version", 1, 1)), true},
+	}
+}
+
+// tokensScript asks for delegation tokens without having proved a name.
+func tokensScript() []question {
+	return []question{
+		{"create a token", everyVersion, kmsg.NewPtrCreateDelegationTokenRequest(), false},
+		{"renew a token", everyVersion, kmsg.NewPtrRenewDelegationTokenRequest(), false},
+		{"expire a token", everyVersion, kmsg.NewPtrExpireDelegationTokenRequest(), false},
+		{"describe tokens", everyVersion, kmsg.NewPtrDescribeDelegationTokenRequest(), false},
 	}
 }

@@ -63,10 +63,11 @@ type Table struct {
 	refused     refusals
 	pools       pools
 	quotas      *quotas
-	access      *authorizer   // nil: everyone may do everything
-	maxFrame    int32         // socket.request.max.bytes
-	maxProof    int32         // sasl.server.max.receive.size
-	failedDelay time.Duration // connection.failed.authentication.delay.ms
+	delegation  *security.Delegation // nil: there are no delegation tokens
+	access      *authorizer          // nil: everyone may do everything
+	maxFrame    int32                // socket.request.max.bytes
+	maxProof    int32                // sasl.server.max.receive.size
+	failedDelay time.Duration        // connection.failed.authentication.delay.ms
 	current     atomic.Pointer[resolved]
 }
 
@@ -125,6 +126,10 @@ func rows() []row {
 		{key: kmsg.CreateACLs, min: 1, max: 3, needs: access{clusterResource, opAlter}, start: answer(createACLs)},
 		{key: kmsg.DeleteACLs, min: 1, max: 3, needs: access{clusterResource, opAlter}, start: answer(deleteACLs)},
 		{key: kmsg.CreatePartitions, min: 0, max: 3, needs: access{topicResource, opAlter}, start: answer(createPartitions)},
+		{key: kmsg.CreateDelegationToken, min: 1, max: 3, needs: access{userResource, opCreateTokens}, start: answer(createDelegationToken)},
+		{key: kmsg.RenewDelegationToken, min: 1, max: 2, start: answer(renewDelegationToken)},
+		{key: kmsg.ExpireDelegationToken, min: 1, max: 2, start: answer(expireDelegationToken)},
+		{key: kmsg.DescribeDelegationToken, min: 1, max: 3, needs: access{tokenResource, opDescribe}, start: answer(describeDelegationToken)},
 		{key: kmsg.DeleteGroups, min: 0, max: 2, needs: access{groupResource, opDelete}, start: answer(deleteGroups)},
 		{key: kmsg.IncrementalAlterConfigs, min: 0, max: 1, needs: access{topicResource, opAlterConfigs}, start: answer(incrementalAlterConfigs)},
 		{key: kmsg.ListPartitionReassignments, min: 0, max: 0, needs: access{clusterResource, opDescribe}, start: answer(listPartitionReassignments)},
@@ -147,6 +152,7 @@ func New(o Options) *Table {
 	t.maxProof, t.failedDelay = int32(o.Config.Int("sasl.server.max.receive.size")), o.Config.Millis("connection.failed.authentication.delay.ms")
 	t.access = newAuthorizer(o)
 	t.quotas = newQuotas(o)
+	t.delegation = security.NewDelegation(o.Config.Text("delegation.token.secret.key"))
 	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
 	for _, r := range rows() {
 		r.served = max(r.served, r.min)

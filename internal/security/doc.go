@@ -2,7 +2,8 @@
 // the conversations by which a client proves a name (SASL). It decides nothing about what a name may do, and sends nothing.
 //
 // Its door is New, which reads the configuration of every listener and refuses what cannot be honoured; Security.TLS, what a
-// listener's handshakes need; Security.Certificate, the principal of a certificate; Security.Begin, a SASL conversation.
+// listener's handshakes need; Security.Certificate, the principal of a certificate; Security.Begin, a SASL conversation;
+// Delegation, what delegation tokens are proved by.
 //
 // Invariants:
 //  1. A setting that cannot be honoured is an error of New that names it; nothing is left out in silence.

@@ -44,14 +44,19 @@ type Credential struct {
 	Iterations                 int
 }
 
-// Lookup finds a user's credential; false: there is none. It must not wait.
-type Lookup func(mechanism, user string) (Credential, bool)
+// Lookup finds what a name is proved by in a SCRAM conversation, and who is proved then: a user, or where token is true the owner of the
+// delegation token with that id. false: there is none, or none any more. It must not wait.
+type Lookup func(mechanism, name string, token bool) (Credential, Identity, bool)
 
 // Identity is what a conversation has proved.
 type Identity struct {
 	Principal string
 	Expires   time.Time // the end of what it was proved by; zero: none
+	Token     bool      // by a delegation token
 }
+
+// User is the identity of a user who has proved it without anything that ends.
+func User(name string) Identity { return Identity{Principal: userPrefix + name} }
 
 // Conversation is one exchange of a SASL mechanism. It is over at its first error, or when Step returns an Identity. Not
 // safe for concurrent use.
@@ -189,7 +194,8 @@ func (p *plainConversation) Step(message []byte) ([]byte, *Identity, error) {
 	case authz != "" && authz != user:
 		return nil, nil, refuse(otherAuthorization, "user %q asks to be %q", clip(user), clip(authz))
 	}
-	return nil, &Identity{Principal: userPrefix + user}, nil
+	id := User(user)
+	return nil, &id, nil
 }
 
 const otherAuthorization = "Authentication failed: Client requested an authorization id that is different from username"
@@ -202,11 +208,15 @@ func invalidCredentials(mechanism string) string {
 // clip bounds what is logged of a name that a client chose.
 func clip(s string) string { return s[:min(len(s), 128)] }
 
-// scramConversation is RFC 5802, server side.
+// scramConversation is RFC 5802, server side. A client that says tokenauth=true in its first message proves by a delegation token, whose id is
+// its name (KIP-48); no user is looked for then, and no token otherwise.
 type scramConversation struct {
-	mechanism string
-	inner     *scram.ServerConversation
-	began     bool
+	mechanism  string
+	lookup     Lookup
+	inner      *scram.ServerConversation
+	began      bool
+	token      bool
+	credential Credential // with which it began
 }
 
 func newScram(mechanism string, lookup Lookup) *scramConversation {
@@ -214,17 +224,43 @@ func newScram(mechanism string, lookup Lookup) *scramConversation {
 	if mechanism == ScramSHA512 {
 		generator = scram.SHA512
 	}
-	server, err := generator.NewServer(func(user string) (scram.StoredCredentials, error) {
-		c, ok := lookup(mechanism, user)
+	s := &scramConversation{mechanism: mechanism, lookup: lookup}
+	server, err := generator.NewServer(func(name string) (scram.StoredCredentials, error) {
+		c, _, ok := lookup(mechanism, name, s.token)
 		if !ok {
-			return scram.StoredCredentials{}, fmt.Errorf("there is no user %q for %s", clip(user), mechanism)
+			if s.token {
+				return scram.StoredCredentials{}, fmt.Errorf("there is no %s that has not expired", s.who(name))
+			}
+			return scram.StoredCredentials{}, fmt.Errorf("there is no %s for %s", s.who(name), mechanism)
 		}
+		s.credential = c
 		return scram.StoredCredentials{KeyFactors: scram.KeyFactors{Salt: string(c.Salt), Iters: c.Iterations}, StoredKey: c.StoredKey, ServerKey: c.ServerKey}, nil
 	})
 	if err != nil {
 		panic("BUG: a SCRAM server cannot be made: " + err.Error())
 	}
-	return &scramConversation{mechanism: mechanism, inner: server.NewConversation()}
+	s.inner = server.NewConversation()
+	return s
+}
+
+// who is whom the client says to be, for the log.
+func (s *scramConversation) who(name string) string {
+	if s.token {
+		return fmt.Sprintf("delegation token %q", clip(name))
+	}
+	return fmt.Sprintf("user %q", clip(name))
+}
+
+// saysToken reports whether a client's first message has the extension that says that it is about a delegation token. Extensions follow
+// the nonce; the last counts, and its value is read as Java reads it.
+func saysToken(message string) (token bool) {
+	parts := strings.Split(message, ",")
+	for _, p := range parts[min(len(parts), 4):] {
+		if value, ok := strings.CutPrefix(p, "tokenauth="); ok {
+			token = strings.EqualFold(value, "true")
+		}
+	}
+	return token
 }
 
 // maxScramMessage bounds what a conversation keeps of a client that has proved nothing. Names and passwords are shorter.
@@ -234,22 +270,30 @@ func (s *scramConversation) Step(message []byte) ([]byte, *Identity, error) {
 	if len(message) > maxScramMessage {
 		return nil, nil, refuse(invalidCredentials(s.mechanism), "message with %d bytes; the longest that is taken has %d", len(message), maxScramMessage)
 	}
+	if !s.began {
+		s.token = saysToken(string(message))
+	}
 	answer, err := s.inner.Step(string(message))
 	user, authz := s.inner.Username(), s.inner.AuthzID()
 	switch {
 	case err != nil && s.began:
-		return nil, nil, refuse(invalidCredentials(s.mechanism), "wrong password of user %q, or not an answer of %s: %s", clip(user), s.mechanism, clip(err.Error()))
+		return nil, nil, refuse(invalidCredentials(s.mechanism), "wrong password of %s, or not an answer of %s: %s", s.who(user), s.mechanism, clip(err.Error()))
 	case err != nil:
 		return nil, nil, refuse(invalidCredentials(s.mechanism), "%s", clip(err.Error()))
 	case authz != "" && authz != user:
-		return nil, nil, refuse(otherAuthorization, "user %q asks to be %q", clip(user), clip(authz))
+		return nil, nil, refuse(otherAuthorization, "%s asks to be %q", s.who(user), clip(authz))
 	}
 	s.began = true
 	if !s.inner.Done() {
 		return []byte(answer), nil, nil
 	}
 	if !s.inner.Valid() {
-		return nil, nil, refuse(invalidCredentials(s.mechanism), "wrong password of user %q", clip(user))
+		return nil, nil, refuse(invalidCredentials(s.mechanism), "wrong password of %s", s.who(user))
 	}
-	return []byte(answer), &Identity{Principal: userPrefix + user}, nil
+	// What was taken back while the client took its time lets nobody in.
+	c, id, ok := s.lookup(s.mechanism, user, s.token)
+	if !ok || subtle.ConstantTimeCompare(c.StoredKey, s.credential.StoredKey) != 1 {
+		return nil, nil, refuse(invalidCredentials(s.mechanism), "%s was removed, or got another password, during the conversation", s.who(user))
+	}
+	return []byte(answer), &id, nil
 }

@@ -97,8 +97,8 @@ func TestScram(t *testing.T) {
 			t.Fatal(err)
 		}
 		stored, server := ScramKeys(name, salted)
-		lookup := func(mechanism, user string) (Credential, bool) {
-			return Credential{Salt: salt, StoredKey: stored, ServerKey: server, Iterations: MinScramIterations}, mechanism == name && user == "al,ice="
+		lookup := func(mechanism, user string, token bool) (Credential, Identity, bool) {
+			return Credential{Salt: salt, StoredKey: stored, ServerKey: server, Iterations: MinScramIterations}, User(user), mechanism == name && user == "al,ice=" && !token
 		}
 		var recorded [2]string
 		exchange := func(user, password, authz string, spoil func(n int, m string) string) (*Identity, *Refusal) {
@@ -409,10 +409,11 @@ func TestWhatSASLCannotHonour(t *testing.T) {
 func FuzzConversations(f *testing.F) {
 	s := offer(f, "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256", plainUsers)
 	f.Add([]byte("\x00alice\x00x"), []byte("n,,n=alice,r=abc"))
+	f.Add([]byte("n,,n=id,r=abc,tokenauth=true"), []byte("c=biws,r=abc,p=eA=="))
 	f.Fuzz(func(t *testing.T, a, b []byte) {
 		for _, name := range []string{Plain, ScramSHA256} {
-			c := begin(t, s, name, func(string, string) (Credential, bool) {
-				return Credential{Salt: []byte("s"), StoredKey: make([]byte, 32), ServerKey: make([]byte, 32), Iterations: 4096}, true
+			c := begin(t, s, name, func(_, name string, _ bool) (Credential, Identity, bool) {
+				return Credential{Salt: []byte("s"), StoredKey: make([]byte, 32), ServerKey: make([]byte, 32), Iterations: 4096}, User(name), true
 			})
 			for _, m := range [][]byte{a, b} {
 				_, id, err := c.Step(m)
