@@ -136,8 +136,8 @@ func (p *securePeer) token(life time.Duration) string {
 	return s
 }
 
-// secureBroker has a listener of each protocol, and one whose certificate is for another host; ports are by listener.
-func secureBroker(t *testing.T, p *securePeer) (*broker, map[string]string) {
+// secureBroker has a listener of each protocol, and one whose certificate is for another host; ports are by listener. more are further properties.
+func secureBroker(t *testing.T, p *securePeer, more ...string) (*broker, map[string]string) {
 	t.Helper()
 	b := newBroker(t)
 	_, port, err := net.SplitHostPort(b.addr)
@@ -157,6 +157,7 @@ func secureBroker(t *testing.T, p *securePeer) (*broker, map[string]string) {
 		"sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
 		"sasl.oauthbearer.jwks.endpoint.url=file://" + p.keySet(), "sasl.oauthbearer.expected.audience=kafka", "sasl.oauthbearer.expected.issuer=https://idp.example",
 	}
+	props = append(props, more...)
 	for _, l := range []string{"sasl_plaintext", "sasl_ssl"} {
 		props = append(props, "listener.name."+l+`.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_alice="alice-pw";`,
 			"listener.name."+l+".oauthbearer.sasl.server.callback.handler.class=org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler",
@@ -176,6 +177,7 @@ func secureBroker(t *testing.T, p *securePeer) (*broker, map[string]string) {
 		}
 	}
 	b.start()
+	must(t, os.Unsetenv("JAVA_TOOL_OPTIONS")) // programs would say that they have picked it up
 	return b, addrs
 }
 
@@ -303,13 +305,14 @@ func franzCases(t *testing.T, cases []secureCase) string {
 			opts = append(opts, kgo.DialTLSConfig(&tls.Config{RootCAs: pool}))
 		}
 		var m sasl.Mechanism
-		switch c.mechanism {
+		mechanism, token := strings.CutPrefix(c.mechanism, "token:")
+		switch mechanism {
 		case "PLAIN":
 			m = plain.Auth{User: c.user, Pass: c.secret}.AsMechanism()
 		case "SCRAM-SHA-256":
-			m = scram.Auth{User: c.user, Pass: c.secret}.AsSha256Mechanism()
+			m = scram.Auth{User: c.user, Pass: c.secret, IsToken: token}.AsSha256Mechanism()
 		case "SCRAM-SHA-512":
-			m = scram.Auth{User: c.user, Pass: c.secret}.AsSha512Mechanism()
+			m = scram.Auth{User: c.user, Pass: c.secret, IsToken: token}.AsSha512Mechanism()
 		case "OAUTHBEARER":
 			m = oauth.Auth{Token: c.secret}.AsMechanism()
 		}

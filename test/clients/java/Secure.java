@@ -15,7 +15,8 @@ import org.apache.kafka.common.security.oauthbearer.OAuthBearerTokenCallback;
 
 /**
  * Connects as the lines of its input say and prints one line for each: the case, and ok or the class of the error. A line has tabs between
- * case, bootstrap server, security.protocol, sasl.mechanism, user, password or token, and file of the CA; what is not needed is a dash.
+ * case, bootstrap server, security.protocol, sasl.mechanism, user, password or token, and file of the CA; what is not needed is a dash. A
+ * mechanism after "token:" is that of a delegation token, whose id is the user.
  */
 public final class Secure {
     /** Gives the token that the configuration holds, whatever it is worth. */
@@ -72,9 +73,11 @@ public final class Secure {
             p.put("ssl.truststore.location", f[6]);
         }
         if (f[2].startsWith("SASL")) {
+            boolean token = f[3].startsWith("token:");
+            f[3] = f[3].substring(token ? "token:".length() : 0);
             p.put("sasl.mechanism", f[3]);
             String module = f[3].equals("PLAIN") ? "plain.PlainLoginModule" : f[3].equals("OAUTHBEARER") ? "oauthbearer.OAuthBearerLoginModule" : "scram.ScramLoginModule";
-            String options = f[3].equals("OAUTHBEARER") ? "token=\"" + f[5] + "\"" : "username=\"" + f[4] + "\" password=\"" + f[5] + "\"";
+            String options = f[3].equals("OAUTHBEARER") ? "token=\"" + f[5] + "\"" : "username=\"" + f[4] + "\" password=\"" + f[5] + "\"" + (token ? " tokenauth=\"true\"" : "");
             p.put("sasl.jaas.config", "org.apache.kafka.common.security." + module + " required " + options + ";");
             if (f[3].equals("OAUTHBEARER")) {
                 p.put("sasl.login.callback.handler.class", Token.class.getName());
