@@ -113,14 +113,14 @@ func clientSASL(p *properties.Properties, fail func(key, problem string) error) 
 	if err != nil {
 		return nil, fail("sasl.jaas.config", err.Error())
 	}
-	user, password := options["username"], options["password"]
+	user, password, token := options["username"], options["password"], strings.EqualFold(options["tokenauth"], "true")
 	switch mechanism {
 	case security.Plain:
 		return plain.Auth{User: user, Pass: password}.AsMechanism(), nil
 	case security.ScramSHA256:
-		return scram.Auth{User: user, Pass: password}.AsSha256Mechanism(), nil
+		return scram.Auth{User: user, Pass: password, IsToken: token}.AsSha256Mechanism(), nil
 	case security.ScramSHA512:
-		return scram.Auth{User: user, Pass: password}.AsSha512Mechanism(), nil
+		return scram.Auth{User: user, Pass: password, IsToken: token}.AsSha512Mechanism(), nil
 	case security.OAuthBearer:
 		if token := options["token"]; token != "" {
 			return tokenMechanism{oauth.Auth{Token: token}.AsMechanism()}, nil
