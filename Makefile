@@ -64,7 +64,7 @@ parity: install-clients ## members of groups with seven clients and both protoco
 	PARITY=live $(CLIENTS) -timeout 30m -v -run '^Test(Groups|GroupTools|QuotaTool)Parity$$'
 
 parity-record: install-clients ## write Kafka's logs, with which test-clients compares, anew
-	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^Test((Groups|GroupTools|QuotaTool)Parity|SecurityClients|DelegationTokens)$$$$'
+	MOLDAU_TARGET=kafka PARITY=record $(CLIENTS) -timeout 30m -v -run '^Test((Groups|GroupTools|QuotaTool)Parity|SecurityClients|DelegationTokens)$$'
 
 group-join: install-clients ## JOINS (default 5) times one more member joins a group of fifty: for how long partitions stand still, beside Apache Kafka
 	JOINS=$${JOINS:-5} $(CLIENTS) -timeout 2h -v -run '^TestJoinFigures$$'

@@ -17,13 +17,14 @@ import (
 	"moldau/internal/stall"
 )
 
-// startHTTP serves /live, /ready, /metrics, /group and Go's profiles on moldau.http.listener, and nowhere else.
+// startHTTP serves /live, /ready, /metrics, /group, /quota and Go's profiles on moldau.http.listener, and nowhere else.
 func (b *Broker) startHTTP() error {
-	b.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &brokerMetrics{b})
+	b.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &brokerMetrics{b}, quotaMetrics{b})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "live") })
 	mux.HandleFunc("GET /ready", b.serveReady)
 	mux.HandleFunc("GET /group", b.serveGroup)
+	mux.HandleFunc("GET /quota", b.serveQuota)
 	mux.HandleFunc("GET /metrics", b.serveMetrics)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // heap, goroutine and so on by name
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
