@@ -23,7 +23,7 @@ const module = "moldau"
 const layers = `
 internal/vfs:
 internal/config:
-internal/security:            internal/config
+internal/security:            internal/config internal/vfs
 internal/record:
 internal/wire:                internal/vfs
 internal/stall:               internal/vfs

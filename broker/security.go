@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -26,7 +27,7 @@ func (b *Broker) openSecurity() (err error) {
 		for _, l := range b.o.Config.Listeners() {
 			names = append(names, l.Host, l.AdvertisedHost)
 		}
-		auto = security.OpenAuthority(filepath.Join(filepath.FromSlash(b.metaDir), security.AuthorityDir), names)
+		auto = security.OpenAuthority(b.fs, path.Join(b.metaDir, security.AuthorityDir), names)
 	}
 	if b.security, err = security.New(b.o.Config, auto); err != nil {
 		return err

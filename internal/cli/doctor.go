@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -193,7 +194,7 @@ func (d *doctor) certificates(conf *config.Broker) {
 		if err != nil {
 			return // dataDirectory says so
 		}
-		auto = security.ReadAuthority(filepath.Join(filepath.FromSlash(meta), security.AuthorityDir))
+		auto = security.ReadAuthority(vfs.OS(), path.Join(meta, security.AuthorityDir))
 	}
 	s, err := security.New(conf, auto)
 	if auto != nil && errors.Is(err, fs.ErrNotExist) {

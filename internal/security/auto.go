@@ -15,11 +15,13 @@ import (
 	"math/big"
 	"net"
 	"os"
-	"path/filepath"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"moldau/internal/vfs"
 )
 
 const (
@@ -35,7 +37,11 @@ const AuthorityDir = "tls"
 // Authority is the CA of --tls=auto, in a directory of its own: ca.pem for clients, ca.key, and the broker's broker.pem with its
 // broker.key. What is there is used; a certificate that is old, or lacks a name, is made anew. A CA that is damaged is an error:
 // clients trust it, so it is nobody's to replace.
+//
+// The key of a CA is the CA: it is durable before there is a certificate for it, and a key without one gets it, so that a
+// crash leaves nothing between. Clients who have an earlier certificate of the same key trust what it signs as before.
 type Authority struct {
+	fs       vfs.FS
 	dir      string
 	names    []string // hosts and addresses that the certificate is for
 	readOnly bool     // what is not there is an error, and nothing is made
@@ -44,22 +50,26 @@ type Authority struct {
 }
 
 // OpenAuthority is the authority in dir, whose certificate is for these hosts and addresses and for this machine.
-func OpenAuthority(dir string, names []string) *Authority {
+func OpenAuthority(fsys vfs.FS, dir string, names []string) *Authority {
 	names = append(slices.Clone(names), "localhost", "127.0.0.1", "::1")
 	if host, err := os.Hostname(); err == nil {
 		names = append(names, host)
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return n == "" || n == "0.0.0.0" || n == "::" })
 	slices.Sort(names)
-	return &Authority{dir: dir, names: slices.Compact(names)}
+	return &Authority{fs: fsys, dir: dir, names: slices.Compact(names)}
 }
 
 // ReadAuthority is the authority in dir as a broker has left it: nothing is made or renewed, and fs.ErrNotExist is the error where there is
 // none.
-func ReadAuthority(dir string) *Authority { return &Authority{dir: dir, readOnly: true} }
+func ReadAuthority(fsys vfs.FS, dir string) *Authority {
+	return &Authority{fs: fsys, dir: dir, readOnly: true}
+}
 
 // CAFile is what clients need to trust.
-func (a *Authority) CAFile() string { return filepath.Join(a.dir, "ca.pem") }
+func (a *Authority) CAFile() string { return a.file("ca.pem") }
+
+func (a *Authority) file(name string) string { return path.Join(a.dir, name) }
 
 // certificate is the broker's, made if need be, and its CA's.
 func (a *Authority) certificate() (tls.Certificate, *x509.Certificate, error) {
@@ -69,12 +79,11 @@ func (a *Authority) certificate() (tls.Certificate, *x509.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %w: bring the files of %s back, or remove them all for a new CA, which clients must then be given", err, a.dir)
 	}
-	certFile, keyFile := filepath.Join(a.dir, "broker.pem"), filepath.Join(a.dir, "broker.key")
-	if cert, err := tls.LoadX509KeyPair(certFile, keyFile); err == nil && (a.readOnly || a.good(cert.Leaf, ca)) {
+	if cert, err := a.pair("broker.pem", "broker.key"); err == nil && (a.readOnly || a.good(cert.Leaf, ca)) {
 		return cert, ca, nil
 	}
 	if a.readOnly {
-		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %s: %w", certFile, fs.ErrNotExist)
+		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %s: %w", a.file("broker.pem"), fs.ErrNotExist)
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -95,15 +104,15 @@ func (a *Authority) certificate() (tls.Certificate, *x509.Certificate, error) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca, key.Public(), caKey)
 	if err == nil {
-		err = a.write(keyFile, key, nil)
+		err = a.writeKey("broker.key", key)
 	}
 	if err == nil {
-		err = a.write(certFile, nil, der)
+		err = a.writeCertificate("broker.pem", der)
 	}
 	if err != nil {
 		return tls.Certificate{}, nil, fmt.Errorf("moldau.tls=auto: %w", err)
 	}
-	cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+	cert, err := a.pair("broker.pem", "broker.key")
 	return cert, ca, err
 }
 
@@ -123,17 +132,31 @@ func hostForm(n string) string {
 	return n
 }
 
-// authority reads the CA, or makes it where there is none at all.
-func (a *Authority) authority() (*x509.Certificate, crypto.Signer, error) {
-	keyFile := filepath.Join(a.dir, "ca.key")
-	_, errCert := os.Stat(a.CAFile())
-	_, errKey := os.Stat(keyFile)
-	if errors.Is(errCert, fs.ErrNotExist) && errors.Is(errKey, fs.ErrNotExist) && !a.readOnly {
-		if err := a.makeAuthority(keyFile); err != nil {
+// authority reads the CA, or makes what is missing of it.
+func (a *Authority) authority() (ca *x509.Certificate, _ crypto.Signer, err error) {
+	key, hasKey, err := a.read("ca.key")
+	if err != nil {
+		return nil, nil, err
+	}
+	_, hasCert, err := a.read("ca.pem")
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case a.readOnly && !hasCert:
+		return nil, nil, fmt.Errorf("%s: %w", a.CAFile(), fs.ErrNotExist)
+	case !hasKey && hasCert:
+		return nil, nil, errors.New("ca.key is missing")
+	case !hasKey:
+		if key, err = a.makeKey(); err != nil {
 			return nil, nil, err
 		}
 	}
-	pair, err := tls.LoadX509KeyPair(a.CAFile(), keyFile)
+	if !hasCert {
+		if err = a.makeCA(key); err != nil {
+			return nil, nil, err
+		}
+	}
+	pair, err := a.pair("ca.pem", "ca.key")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -143,13 +166,31 @@ func (a *Authority) authority() (*x509.Certificate, crypto.Signer, error) {
 	return pair.Leaf, pair.PrivateKey.(crypto.Signer), nil
 }
 
-func (a *Authority) makeAuthority(keyFile string) error {
-	if err := os.MkdirAll(a.dir, 0o700); err != nil {
-		return err
+// makeKey makes the key of a new CA, in PEM.
+func (a *Authority) makeKey() ([]byte, error) {
+	if err := vfs.MkdirAllSync(a.fs, a.dir); err != nil {
+		return nil, err
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if err := a.writeKey("ca.key", key); err != nil {
+		return nil, err
+	}
+	text, _, err := a.read("ca.key")
+	return text, err
+}
+
+// makeCA makes the certificate of the CA whose key is in text.
+func (a *Authority) makeCA(text []byte) error {
+	private, err := pemKey(text, "")
+	if err != nil {
+		return fmt.Errorf("ca.key: %w", err)
+	}
+	key, ok := private.(crypto.Signer)
+	if !ok {
+		return fmt.Errorf("ca.key: a key of type %T cannot sign", private)
 	}
 	template := newTemplate("Moldau CA", authorityYears*365*24*time.Hour)
 	template.IsCA, template.MaxPathLenZero, template.KeyUsage = true, true, x509.KeyUsageCertSign|x509.KeyUsageCRLSign
@@ -157,12 +198,7 @@ func (a *Authority) makeAuthority(keyFile string) error {
 	if err != nil {
 		return err
 	}
-	// The certificate comes first: a key without one is taken for a CA that was damaged, and a certificate without a key as well; but only one of
-	// both orders can leave the secret lying about for nothing.
-	if err := a.write(a.CAFile(), nil, der); err != nil {
-		return err
-	}
-	return a.write(keyFile, key, nil)
+	return a.writeCertificate("ca.pem", der)
 }
 
 func newTemplate(name string, life time.Duration) *x509.Certificate {
@@ -172,29 +208,31 @@ func newTemplate(name string, life time.Duration) *x509.Certificate {
 		NotBefore: now.Add(-clockSlack), NotAfter: now.Add(life)}
 }
 
-// write puts a key or a certificate in a file, whole or not at all. Keys are for the owner only.
-func (a *Authority) write(name string, key *ecdsa.PrivateKey, cert []byte) error {
-	block, mode := &pem.Block{Type: "CERTIFICATE", Bytes: cert}, os.FileMode(0o644)
-	if key != nil {
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return err
-		}
-		block, mode = &pem.Block{Type: "PRIVATE KEY", Bytes: der}, 0o600
+func (a *Authority) read(name string) (text []byte, ok bool, err error) {
+	return vfs.ReadWhole(a.fs, a.file(name), maxStoreBytes)
+}
+
+// pair reads a certificate and its key.
+func (a *Authority) pair(certName, keyName string) (tls.Certificate, error) {
+	cert, _, err := a.read(certName)
+	if err != nil {
+		return tls.Certificate{}, err
 	}
-	f, err := os.OpenFile(name+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, mode)
+	key, _, err := a.read(keyName)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+func (a *Authority) writeCertificate(name string, der []byte) error {
+	return vfs.Replace(a.fs, a.dir, name, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), vfs.Create, true)
+}
+
+func (a *Authority) writeKey(name string, key *ecdsa.PrivateKey) error {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
 	}
-	err = pem.Encode(f, block)
-	if err == nil {
-		err = f.Sync()
-	}
-	if last := f.Close(); err == nil {
-		err = last
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(name+".tmp", name)
+	return vfs.Replace(a.fs, a.dir, name, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), vfs.CreateSecret, true) // protection: keys are durable
 }

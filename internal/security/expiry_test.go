@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"moldau/internal/config"
+	"moldau/internal/vfs"
 )
 
 // until makes a certificate end at a time.
@@ -88,16 +89,16 @@ func TestReadAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(conf, ReadAuthority(dir)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := New(conf, ReadAuthority(vfs.OS(), dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a directory was made")
 	}
-	if _, err := New(conf, OpenAuthority(dir, nil)); err != nil {
+	if _, err := New(conf, OpenAuthority(vfs.OS(), dir, nil)); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(conf, ReadAuthority(dir))
+	s, err := New(conf, ReadAuthority(vfs.OS(), dir))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func TestReadAuthority(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "broker.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(conf, ReadAuthority(dir)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := New(conf, ReadAuthority(vfs.OS(), dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,6 +26,7 @@ import (
 	"software.sslmate.com/src/go-pkcs12"
 
 	"moldau/internal/config"
+	"moldau/internal/vfs"
 )
 
 // issued is a certificate with its key.
@@ -346,10 +348,67 @@ func TestPrincipals(t *testing.T) {
 	}
 }
 
+// TestAutoOutlivesCrashes: whenever the power goes while a CA or a certificate is made, the next start makes do with what is there, and a CA
+// that clients may have been given stays theirs.
+func TestAutoOutlivesCrashes(t *testing.T) {
+	const dir = "meta/tls"
+	for seed := range int64(20) {
+		for at := 1; ; at++ {
+			m := vfs.NewMem()
+			m.PowerLossAfter(at)
+			_, _, err := OpenAuthority(m, dir, nil).certificate()
+			after := m.Crash(mathrand.New(mathrand.NewPCG(uint64(seed), 1)))
+			given, hasCA, _ := vfs.ReadWhole(after, dir+"/ca.pem", maxStoreBytes)
+			cert, _, again := OpenAuthority(after, dir, nil).certificate()
+			if again != nil {
+				t.Fatalf("seed %d, power lost at operation %d: %v", seed, at, again)
+			}
+			if hasCA {
+				roots := x509.NewCertPool()
+				if !roots.AppendCertsFromPEM(given) {
+					t.Fatalf("seed %d, power lost at operation %d: ca.pem is not whole", seed, at)
+				}
+				if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "localhost"}); err != nil {
+					t.Errorf("seed %d, power lost at operation %d: clients that have the CA: %v", seed, at, err)
+				}
+			}
+			if err == nil {
+				break // it was whole before the power went
+			}
+		}
+	}
+}
+
+// TestAutoOutlivesALostCertificate: a CA whose certificate is lost gets another one, and clients with the lost one trust it.
+func TestAutoOutlivesALostCertificate(t *testing.T) {
+	m := vfs.NewMem()
+	if _, _, err := OpenAuthority(m, "tls", nil).certificate(); err != nil {
+		t.Fatal(err)
+	}
+	old, _, err := vfs.ReadWhole(m, "tls/ca.pem", maxStoreBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"tls/ca.pem", "tls/broker.pem"} {
+		if err := m.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert, _, err := OpenAuthority(m, "tls", nil).certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(old)
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: "localhost"}); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestAuto: the CA stays, the certificate is made anew when it lacks a name, and a CA that is damaged is nobody's to replace.
 func TestAuto(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "tls")
-	first, _, err := OpenAuthority(dir, []string{"broker.example", "10.1.2.3", "0.0.0.0", ""}).certificate()
+	first, _, err := OpenAuthority(vfs.OS(), dir, []string{"broker.example", "10.1.2.3", "0.0.0.0", ""}).certificate()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -362,11 +421,11 @@ func TestAuto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, _, err := OpenAuthority(dir, []string{"broker.example"}).certificate()
+	again, _, err := OpenAuthority(vfs.OS(), dir, []string{"broker.example"}).certificate()
 	if err != nil || !again.Leaf.Equal(first.Leaf) {
 		t.Errorf("a good certificate was made anew: %v", err)
 	}
-	other, _, err := OpenAuthority(dir, []string{"other.example"}).certificate()
+	other, _, err := OpenAuthority(vfs.OS(), dir, []string{"other.example"}).certificate()
 	if err != nil || other.Leaf.VerifyHostname("other.example") != nil {
 		t.Errorf("another name: %v", err)
 	}
@@ -382,7 +441,7 @@ func TestAuto(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "ca.key")); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := OpenAuthority(dir, nil).certificate(); err == nil || !strings.Contains(err.Error(), "bring the files of") {
+	if _, _, err := OpenAuthority(vfs.OS(), dir, nil).certificate(); err == nil || !strings.Contains(err.Error(), "bring the files of") {
 		t.Errorf("a CA without its key: %v", err)
 	}
 }

@@ -1,10 +1,7 @@
 package storage
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,53 +50,12 @@ func writeAtomic(fsys vfs.FS, dir, name string, data []byte) error {
 
 // writeWhole is writeAtomic, or without sync leaves that to a SyncTree.
 func writeWhole(fsys vfs.FS, dir, name string, data []byte, sync bool) error {
-	tmp := path.Join(dir, name+".tmp")
-	f, err := fsys.Open(tmp, vfs.Create)
-	if err != nil {
-		return err
-	}
-	if err := f.Truncate(0); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if _, err := f.WriteAt(data, 0); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if sync {
-		if err := f.Sync(); err != nil { // protection: checkpoint sync
-			return errors.Join(err, f.Close())
-		}
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := fsys.Rename(tmp, path.Join(dir, name)); err != nil || !sync {
-		return err
-	}
-	return fsys.SyncDir(dir)
+	return vfs.Replace(fsys, dir, name, data, vfs.Create, sync)
 }
 
 // readFile reads a whole small file of at most limit bytes. ok is false if it is not there.
 func readFile(fsys vfs.FS, name string, limit int64) (data []byte, ok bool, err error) {
-	f, err := fsys.Open(name, vfs.ReadOnly)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	defer f.Close()
-	size, err := f.Size()
-	if err != nil {
-		return nil, false, err
-	}
-	if size > limit {
-		return nil, false, fmt.Errorf("%s has %d bytes, more than the %d it can have", name, size, limit)
-	}
-	data = make([]byte, size)
-	if n, err := f.ReadAt(data, 0); int64(n) < size {
-		return nil, false, fmt.Errorf("read %s: %w", name, err)
-	}
-	return data, true, nil
+	return vfs.ReadWhole(fsys, name, limit)
 }
 
 // checkpointLines reads Kafka's checkpoint text: "0", a count, and count lines of

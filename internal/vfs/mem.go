@@ -234,7 +234,7 @@ func (m *Mem) Open(name string, mode Mode) (File, error) {
 }
 
 func (m *Mem) open(name string, mode Mode) (*node, error) {
-	if mode < ReadOnly || mode > CreateNew {
+	if mode < ReadOnly || mode > CreateSecret {
 		return nil, syscall.EINVAL
 	}
 	n, err := m.disk.walk(split(name))

@@ -13,7 +13,16 @@ import (
 const (
 	filePerm = 0o644 // before umask, as Kafka's
 	dirPerm  = 0o755
+
+	secretPerm = 0o600
 )
+
+func permOf(mode Mode) os.FileMode {
+	if mode == CreateSecret {
+		return secretPerm
+	}
+	return filePerm
+}
 
 // osFS is the operating system's file system. Files and SyncDir are in os_linux.go
 // and its portable twin os_other.go, locks and volumes in sys_unix.go and sys_windows.go.

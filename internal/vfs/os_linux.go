@@ -33,14 +33,14 @@ func (osFS) Open(name string, mode Mode) (File, error) {
 		flags |= unix.O_RDONLY
 	case ReadWrite:
 		flags |= unix.O_RDWR
-	case Create:
+	case Create, CreateSecret:
 		flags |= unix.O_RDWR | unix.O_CREAT
 	case CreateNew:
 		flags |= unix.O_RDWR | unix.O_CREAT | unix.O_EXCL
 	default:
 		return nil, pathError("open", name, unix.EINVAL)
 	}
-	fd, err := openFD(name, flags)
+	fd, err := openFD(name, flags, permOf(mode))
 	if err != nil {
 		return nil, pathError("open", name, err)
 	}
@@ -61,7 +61,7 @@ func (osFS) Open(name string, mode Mode) (File, error) {
 }
 
 func (osFS) SyncDir(dir string) error {
-	fd, err := openFD(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	fd, err := openFD(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return pathError("syncdir", dir, err)
 	}
@@ -74,7 +74,7 @@ func (osFS) SyncDir(dir string) error {
 
 // SyncTree is one syncfs: the volume knows what it has to write, also where that is in a hundred thousand files.
 func (osFS) SyncTree(dir string) error {
-	fd, err := openFD(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	fd, err := openFD(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return pathError("synctree", dir, err)
 	}

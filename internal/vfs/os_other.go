@@ -18,14 +18,14 @@ func (osFS) Open(name string, mode Mode) (File, error) {
 	case ReadOnly:
 	case ReadWrite:
 		flags = os.O_RDWR
-	case Create:
+	case Create, CreateSecret:
 		flags = os.O_RDWR | os.O_CREATE
 	case CreateNew:
 		flags = os.O_RDWR | os.O_CREATE | os.O_EXCL
 	default:
 		return nil, pathError("open", name, syscall.EINVAL)
 	}
-	f, err := os.OpenFile(name, flags, filePerm)
+	f, err := os.OpenFile(name, flags, permOf(mode))
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ package vfs
 import (
 	"io"
 	"io/fs"
+	"os"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -19,9 +20,9 @@ func retry(f func() error) error {
 	}
 }
 
-func openFD(name string, flags int) (fd int, err error) {
+func openFD(name string, flags int, perm os.FileMode) (fd int, err error) {
 	err = retry(func() error {
-		fd, err = unix.Open(name, flags, filePerm)
+		fd, err = unix.Open(name, flags, uint32(perm))
 		return err
 	})
 	return fd, err
@@ -38,7 +39,7 @@ type osLock struct {
 // the kind of lock that Apache Kafka takes.
 // The file stays behind: to remove it would let two processes lock two files of one name.
 func (osFS) Lock(name string) (io.Closer, error) {
-	fd, err := openFD(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC)
+	fd, err := openFD(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, filePerm)
 	if err != nil {
 		return nil, pathError("lock", name, err)
 	}

@@ -43,10 +43,11 @@ func (e *LockedError) Error() string {
 type Mode int
 
 const (
-	ReadOnly  Mode = iota // must exist
-	ReadWrite             // must exist
-	Create                // read-write, made empty if absent
-	CreateNew             // read-write, must not exist (fs.ErrExist)
+	ReadOnly     Mode = iota // must exist
+	ReadWrite                // must exist
+	Create                   // read-write, made empty if absent
+	CreateNew                // read-write, must not exist (fs.ErrExist)
+	CreateSecret             // as Create; what is made is for this user only
 )
 
 // Advice tells the page cache what comes next. It is a hint and never fails.
