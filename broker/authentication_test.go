@@ -139,3 +139,55 @@ func TestCertificatesThatEnd(t *testing.T) {
 		t.Error(left)
 	}
 }
+
+// TestDetailsAreForThisMachine: where clients show who they are, pages that tell of them are only for who asks here; the others are for everybody.
+func TestDetailsAreForThisMachine(t *testing.T) {
+	ask := func(b *broker.Broker, path string) int {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodGet, "http://"+b.HTTPAddrs()[0].String()+path, nil)
+		must(t, err)
+		req.Host = "somebody.example" // as a proxy, or a browser, has it
+		resp, err := http.DefaultClient.Do(req)
+		must(t, err)
+		must(t, resp.Body.Close())
+		return resp.StatusCode
+	}
+	http9644 := map[string]string{"http": "127.0.0.1:0"}
+	for _, c := range []struct {
+		properties []string
+		want       int
+	}{
+		{nil, http.StatusOK},
+		{[]string{"moldau.http.details=local"}, http.StatusForbidden},
+		{saslProperties, http.StatusForbidden},
+		{append([]string{"moldau.http.details=all"}, saslProperties...), http.StatusOK},
+		{[]string{"authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer", "super.users=User:ANONYMOUS"}, http.StatusForbidden},
+	} {
+		properties := c.properties
+		if len(properties) < len(saslProperties) {
+			properties = append([]string{"listeners=PLAINTEXT://127.0.0.1:0"}, properties...)
+		}
+		b, log := secure(t, t.TempDir(), http9644, properties...)
+		for path, want := range map[string]int{"/group?name=g": c.want, "/debug/pprof/": c.want, "/debug/pprof/heap": c.want, "/debug/pprof/profile?seconds=1": c.want,
+			"/debug/pprof/trace?seconds=1": c.want, "/live": http.StatusOK, "/ready": http.StatusOK, "/metrics": http.StatusOK} {
+			takesTime := strings.Contains(path, "seconds")
+			if takesTime && want == http.StatusOK {
+				continue
+			}
+			got := ask(b, path)
+			if want == http.StatusOK && strings.HasPrefix(path, "/group") && got == http.StatusMisdirectedRequest {
+				got = want // there is no group yet
+			}
+			if got != want {
+				t.Errorf("%v: %s answers %d, want %d", c.properties, path, got, want)
+			}
+			if takesTime {
+				continue
+			}
+			if status, _ := page(t, b, path); status == http.StatusForbidden {
+				t.Errorf("%v: %s is forbidden here", c.properties, path)
+			}
+		}
+		stop(t, b, log)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,18 +18,19 @@ import (
 	"moldau/internal/stall"
 )
 
-// startHTTP serves /live, /ready, /metrics, /group, /quota and Go's profiles on moldau.http.listener, and nowhere else.
+// startHTTP serves /live, /ready, /metrics, /group, /quota and Go's profiles on moldau.http.listener, and nowhere else. A page that tells of single clients,
+// groups or records, or costs more than a look, goes through detail.
 func (b *Broker) startHTTP() error {
 	b.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &brokerMetrics{b}, quotaMetrics{b})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "live") })
 	mux.HandleFunc("GET /ready", b.serveReady)
-	mux.HandleFunc("GET /group", b.serveGroup)
-	mux.HandleFunc("GET /quota", b.serveQuota)
+	mux.Handle("GET /group", b.detail(b.serveGroup))
+	mux.Handle("GET /quota", b.detail(b.serveQuota))
 	mux.HandleFunc("GET /metrics", b.serveMetrics)
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index) // heap, goroutine and so on by name
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.Handle("GET /debug/pprof/", b.detail(pprof.Index)) // heap, goroutine and so on by name
+	mux.Handle("GET /debug/pprof/profile", b.detail(pprof.Profile))
+	mux.Handle("GET /debug/pprof/trace", b.detail(pprof.Trace))
 	b.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
 	port := ""
 	for i, addr := range b.o.Config.HTTPAddrs() {
@@ -61,6 +63,43 @@ func (b *Broker) startServeHTTP(l net.Listener) {
 	if err := b.http.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		b.log.Error("HTTP listener ended", "addr", l.Addr().String(), "error", err)
 	}
+}
+
+// detail is a page that is only for this machine where moldau.http.details says so (ADR 17).
+func (b *Broker) detail(page http.HandlerFunc) http.Handler {
+	if !b.o.Config.HTTPDetailsLocal() {
+		return page
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !asksHere(r) {
+			http.Error(w, "only for who asks on the broker's own machine, as its clients have to show who they are: moldau.http.details=all changes that", http.StatusForbidden)
+			return
+		}
+		page(w, r)
+	})
+}
+
+// asksHere tells whether somebody on this machine asks for himself: not a proxy for somebody else, and not a browser that a page of somebody else
+// has sent here under a name of its own.
+func asksHere(r *http.Request) bool {
+	from, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil || !from.Addr().Unmap().IsLoopback() {
+		return false
+	}
+	for _, h := range []string{"Forwarded", "X-Forwarded-For", "X-Real-Ip"} {
+		if r.Header.Get(h) != "" {
+			return false
+		}
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && ip.Unmap().IsLoopback()
 }
 
 // serveReady answers 200 when the broker can take and hand out records, else 503 and why not. Warnings are about what it

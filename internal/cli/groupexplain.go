@@ -220,6 +220,9 @@ func (cl *client) groupHistory(ctx context.Context, name, address string, c grou
 	if err != nil {
 		return nil, &failure{cause: "the broker's answer broke off", value: address, err: err}
 	}
+	if resp.StatusCode == http.StatusForbidden {
+		return nil, &failure{cause: "the broker tells who came and went only on its own machine", value: address, help: fmt.Sprintf("ask there, or set moldau.http.details=all on broker %d", c.ID)}
+	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, &failure{cause: "the broker gave no history", value: join(address, resp.Status, oneLine(errors.New(string(body)))),
 			help: fmt.Sprintf("name the HTTP listener of broker %d with --http HOST:PORT", c.ID)}

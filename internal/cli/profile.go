@@ -103,6 +103,9 @@ func (c *command) capture(ctx context.Context, address, url, file, read string, 
 		return &failure{cause: "the broker's HTTP listener does not answer", value: join(address, networkReason(err)), help: "name it with --http HOST:PORT; the ready line shows it", err: err}
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusForbidden {
+		return &failure{cause: "the broker gives profiles only on its own machine", value: address, help: "ask there, or set moldau.http.details=all"}
+	}
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
 		return &failure{cause: "the broker gave no profile", value: join(url, resp.Status, oneLine(errors.New(string(text)))), help: "is this a Moldau broker? moldau doctor shows what listens where"}

@@ -223,6 +223,22 @@ func (b *Broker) HTTPAddrs() []string {
 	return bindAddrs(host, n)
 }
 
+// authenticates tells whether every client of a listener shows who it is.
+func (b *Broker) authenticates(l Listener) bool {
+	return l.Protocol.SASL() || l.Protocol.TLS() && b.OfListener(l.Name).Text("ssl.client.auth") == "required"
+}
+
+// HTTPDetailsLocal tells whether the pages of the HTTP listener that tell of clients, and those that profile, are only for who asks on this machine.
+func (b *Broker) HTTPDetailsLocal() bool {
+	switch b.Text("moldau.http.details") {
+	case "all":
+		return false
+	case "local":
+		return true
+	}
+	return b.Text("authorizer.class.name") != "" || slices.ContainsFunc(b.listeners, b.authenticates)
+}
+
 // LogDirs are the directories of the logs, cleaned; at least one.
 func (b *Broker) LogDirs() []string {
 	dirs := b.List("log.dirs")

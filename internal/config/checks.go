@@ -180,8 +180,7 @@ func (l *loader) resolveListeners(b *Broker) {
 func (l *loader) warnExposed(b *Broker) {
 	var open []string
 	for _, x := range b.listeners {
-		client := b.OfListener(x.Name)
-		if x.Exposed() && !x.Protocol.SASL() && !(x.Protocol.TLS() && client.Text("ssl.client.auth") == "required") {
+		if x.Exposed() && !b.authenticates(x) {
 			open = append(open, fmt.Sprintf("%s (%s://%s)", x.Name, x.Protocol, net.JoinHostPort(x.Host, strconv.Itoa(x.Port))))
 		}
 	}

@@ -9,6 +9,8 @@ func moldauKeys() []Key {
 			Doc: "Memory for what happened to groups, which moldau group explain shows, shared by all groups that the broker coordinates; the groups with the most events forget first. 0 keeps nothing."},
 		{Name: "moldau.group.metrics.partitions", Type: Int, Default: "10000", Valid: atLeast(0), Importance: Low, State: Used,
 			Doc: "Committed offsets with series of their own in /metrics, five each at most: whole groups in the order of their names, as long as there is room. moldau_consumergroups_left_out counts the others. 0 leaves out all."},
+		{Name: "moldau.http.details", Type: String, Default: "auto", Valid: oneOf("auto", "local", "all"), Importance: Low, State: Used,
+			Doc: "Who gets /group and /debug/pprof of the HTTP listener: all, or local, who asks on the broker's own machine. auto is local where access control is on or a listener asks its clients who they are. /live, /ready and /metrics are for all."},
 		{Name: "moldau.http.listener", Type: String, Default: "localhost:9644", Valid: hostPortOrOff(), Importance: Medium, State: Used,
 			Doc: "Address of /live, /ready, /metrics, /group and /debug/pprof as host:port, or off. No host means every interface; port 0 picks a free one."},
 		{Name: "moldau.log.scrub.bytes.per.second", Type: Long, Default: "1000000", Valid: atLeast(0), Importance: Low, Dynamic: ClusterWide, State: Used,
