@@ -25,6 +25,7 @@ func describeLogDirs(_ context.Context, rc *requestContext, req *kmsg.DescribeLo
 	}
 	parts := rc.table.o.Partitions
 	asked := wanted(req)
+	const partitionBytes = 24 // in the answer
 	for _, dir := range parts.LogDirs().All() {
 		rd := kmsg.NewDescribeLogDirsResponseDir()
 		rd.Dir, rd.TotalBytes, rd.UsableBytes = absolute(dir.Path()), -1, -1
@@ -35,6 +36,9 @@ func describeLogDirs(_ context.Context, rc *requestContext, req *kmsg.DescribeLo
 				rd.TotalBytes, rd.UsableBytes = space.TotalBytes, space.FreeBytes
 			}
 			rd.Topics = sizesOf(parts, dir, asked)
+			for i := range rd.Topics {
+				rc.bytes += len(rd.Topics[i].Topic) + len(rd.Topics[i].Partitions)*partitionBytes
+			}
 		}
 		resp.Dirs = append(resp.Dirs, rd)
 	}

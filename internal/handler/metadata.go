@@ -39,7 +39,13 @@ func metadataOf(ctx context.Context, rc *requestContext, req *kmsg.MetadataReque
 		}
 		return resp
 	}
+	if m.all && m.partitions() >= largeMetadata && rc.takeTurn(ctx) != nil {
+		return resp // the client is gone
+	}
 	resp.Topics = m.topics(ctx)
+	for i := range resp.Topics {
+		rc.bytes += metadataBytes(&resp.Topics[i])
+	}
 	for _, b := range m.im.Brokers() {
 		if host, port, ok := rc.endpoint(b); ok && !b.Fenced {
 			r := kmsg.NewMetadataResponseBroker()
@@ -61,6 +67,26 @@ type metadataRequest struct {
 	req *kmsg.MetadataRequest
 	im  *metadata.Image
 	all bool
+}
+
+// largeMetadata is how many partitions make an answer for which clients take turns: when a broker comes up, or a leader moves, all of them ask at once.
+const largeMetadata = 10_000
+
+func (m *metadataRequest) partitions() (n int) {
+	for t := range m.im.Topics() {
+		n += len(t.Partitions)
+	}
+	return n
+}
+
+// metadataBytes is about what a topic takes in the answer.
+func metadataBytes(t *kmsg.MetadataResponseTopic) int {
+	const topicBytes, partitionBytes, replicaBytes = 32, 30, 2 * 4 // it is in sync, too
+	n, name, replicas := len(t.Partitions), 0, 0
+	if n > 0 {
+		name, replicas = len(*t.Topic), len(t.Partitions[0].Replicas)
+	}
+	return topicBytes + name + n*(partitionBytes+replicas*replicaBytes)
 }
 
 // check finds what the whole request is refused for.

@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -68,6 +69,7 @@ type Table struct {
 	maxFrame    int32                // socket.request.max.bytes
 	maxProof    int32                // sasl.server.max.receive.size
 	failedDelay time.Duration        // connection.failed.authentication.delay.ms
+	turns       chan struct{}        // a place for each large answer that is being made
 	current     atomic.Pointer[resolved]
 }
 
@@ -153,6 +155,7 @@ func New(o Options) *Table {
 	t.access = newAuthorizer(o)
 	t.quotas = newQuotas(o)
 	t.delegation = security.NewDelegation(o.Config.Text("delegation.token.secret.key"))
+	t.turns = make(chan struct{}, runtime.GOMAXPROCS(0))
 	t.sessions = newSessions(int(o.Config.Int("max.incremental.fetch.session.cache.slots")))
 	for _, r := range rows() {
 		r.served = max(r.served, r.min)
@@ -236,6 +239,8 @@ type requestContext struct {
 	table     *Table
 	decided   decision  // the last, see allowedTo
 	local     time.Time // when local work ended, where the handler then waited for others: see waits
+	bytes     int       // about how many the answer has, where they may be many
+	turn      bool      // to make a large answer; see takeTurn
 
 	size        int64         // of the frame, without its four size bytes
 	metered     bool          // there are quotas
@@ -324,6 +329,7 @@ func (c *simpleCall[Req]) Ready() bool { return false }
 func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
 	began := time.Now()
 	resp := c.serve(ctx, c.rc, c.req)
+	defer c.rc.endTurn()
 	ready := time.Now()
 	if c.rc.local.IsZero() {
 		c.rc.local = ready
@@ -334,7 +340,7 @@ func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
 	throttle := c.rc.throttle(resp)
 	resp.SetVersion(c.rc.header.Version)
 	return network.Reply{
-		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(nil, c.rc.header.CorrelationID, resp)}},
+		Pieces:    []wire.Piece{{Bytes: wire.AppendResponse(make([]byte, 0, c.rc.bytes), c.rc.header.CorrelationID, resp)}},
 		Throttle:  throttle,
 		LocalDone: c.rc.local, Ready: ready, MayPark: c.rc.row.parks,
 	}
@@ -343,6 +349,25 @@ func (c *simpleCall[Req]) Wait(ctx context.Context) network.Reply {
 func (c *simpleCall[Req]) Describe() []slog.Attr { return c.rc.describe() }
 
 func (c *simpleCall[Req]) Release() {}
+
+// takeTurn waits until few enough large answers are being made: more at a time would not be ready earlier, and each takes several
+// times of what is sent. The turn ends when the answer is encoded. It must not be held while anything but the processor is waited for.
+func (rc *requestContext) takeTurn(ctx context.Context) error {
+	select {
+	case rc.table.turns <- struct{}{}:
+		rc.turn = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (rc *requestContext) endTurn() {
+	if rc.turn {
+		rc.turn = false
+		<-rc.table.turns
+	}
+}
 
 // resolved is the configuration under one image.
 type resolved struct {
