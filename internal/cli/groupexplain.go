@@ -1,23 +1,18 @@
 package cli
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // explainedGroup is a group with its past.
@@ -186,87 +181,18 @@ func (cl *client) findCoordinator(ctx context.Context, name string, c *groupCoor
 
 // groupHistory asks the coordinator for a group's past.
 func (cl *client) groupHistory(ctx context.Context, name, address string, c groupCoordinator) (*groupHistory, error) {
-	local := false
-	if address == "" {
-		var err error
-		if address, local, err = cl.httpOf(ctx, c); err != nil {
-			return nil, err
-		}
+	var answer struct {
+		History *groupHistory
+		Lag     []brokerLag
 	}
-	meta, err := ask(ctx, cl, "", func(ctx context.Context) (kadm.Metadata, error) { return cl.adm.BrokerMetadata(ctx) })
-	if err != nil {
+	if err := cl.askHTTP(ctx, address, c, "/group?name="+url.QueryEscape(name), &answer); err != nil {
 		return nil, err
 	}
-	asking, cancel := context.WithTimeout(ctx, cl.timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(asking, http.MethodGet, "http://"+address+"/group?name="+url.QueryEscape(name), nil)
-	if err != nil {
-		return nil, usagef("--http %q is no HOST:PORT", address)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		help := "name it with --http HOST:PORT; the ready line shows it"
-		if local {
-			help = fmt.Sprintf("it is only reached from the machine of broker %d, unless moldau.http.listener is set otherwise", c.ID)
-		}
-		cause := "the broker's HTTP listener does not answer"
-		if errors.Is(err, syscall.ECONNREFUSED) {
-			cause = "nothing listens where the broker's HTTP listener should be"
-		}
-		return nil, &failure{cause: cause, value: join(address, networkReason(err)), help: help, err: err}
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
-	if err != nil {
-		return nil, &failure{cause: "the broker's answer broke off", value: address, err: err}
-	}
-	if resp.StatusCode == http.StatusForbidden {
-		return nil, &failure{cause: "the broker tells who came and went only on its own machine", value: address, help: fmt.Sprintf("ask there, or set moldau.http.details=all on broker %d", c.ID)}
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, &failure{cause: "the broker gave no history", value: join(address, resp.Status, oneLine(errors.New(string(body)))),
-			help: fmt.Sprintf("name the HTTP listener of broker %d with --http HOST:PORT", c.ID)}
-	}
-	var answer struct {
-		ClusterID string
-		NodeID    int32
-		History   *groupHistory
-		Lag       []brokerLag
-	}
-	if err := json.Unmarshal(body, &answer); err != nil || answer.History == nil {
-		return nil, &failure{cause: "this is not a Moldau broker's HTTP listener", value: address, help: "name it with --http HOST:PORT"}
-	}
-	if answer.ClusterID != meta.Cluster {
-		return nil, &failure{cause: "the HTTP listener is that of another cluster", value: join(address, answer.ClusterID, "not "+meta.Cluster), help: "name the right one with --http HOST:PORT"}
+	if answer.History == nil {
+		return nil, notMoldau(cmp.Or(address, c.Host))
 	}
 	answer.History.lag = answer.Lag
 	return answer.History, nil
-}
-
-// httpOf is the address of a broker's HTTP listener, as its configuration says it.
-func (cl *client) httpOf(ctx context.Context, c groupCoordinator) (address string, local bool, err error) {
-	configs, err := cl.configs(ctx, kmsg.ConfigResourceTypeBroker, strconv.Itoa(int(c.ID)), false)
-	if err != nil {
-		return "", false, err
-	}
-	for _, k := range configs {
-		if k.Name != "moldau.http.listener" {
-			continue
-		}
-		host, port, err := net.SplitHostPort(deref(k.Value))
-		switch ip := net.ParseIP(host); {
-		case err != nil:
-			return "", false, &failure{cause: "the broker has no HTTP listener", value: fmt.Sprintf("broker %d, moldau.http.listener=%s", c.ID, deref(k.Value)), help: "set it to tell who came and went"}
-		case port == "0":
-			return "", false, &failure{cause: "the broker's HTTP listener is on a port of its choice", help: "name it with --http HOST:PORT; the ready line shows it"}
-		case host == "" || ip != nil && ip.IsUnspecified():
-			host = c.Host
-		default:
-			local = host == "localhost" || ip != nil && ip.IsLoopback()
-		}
-		return net.JoinHostPort(host, port), local, nil
-	}
-	return "", false, &failure{cause: "who came and went is not known", value: fmt.Sprintf("broker %d", c.ID), help: "it is no Moldau broker, and Kafka does not remember it"}
 }
 
 const eventTime = "2006-01-02 15:04:05"
