@@ -75,6 +75,9 @@ acl-parity: ## SEEDS (default 20) random worlds of 200 rules, 5000 questions eac
 access-record: ## write anew what Kafka's brokers answer to clients with few rights, with which internal/handler compares; needs Java
 	test/clients/kafka/access-record
 
+quotas: install-clients ## two tenants, one at full speed with a quota of 5 MB/s each way: its rates over QUOTA_SECONDS (default 30), the other's p99; Moldau and Apache Kafka, QUOTA_RUNS (default 1) times
+	QUOTA_SECONDS=$${QUOTA_SECONDS:-30} $(CLIENTS) -timeout 2h -v -run '^TestQuotas$$'
+
 roundtrip: install-clients ## at least 1 GB of text through every codec and four clients
 	ROUNDTRIP_BYTES=$${ROUNDTRIP_BYTES:-1073741824} $(CLIENTS) -timeout 6h -v -run '^TestRoundTrip$$'
 

@@ -23,7 +23,7 @@ type quotas struct {
 
 const (
 	quotaTables = 64
-	mostMeters  = 32 << 10 // in all tables; each takes less than a kilobyte
+	mostMeters  = 32 << 10 // in all tables; each takes about a kilobyte
 )
 
 func newQuotas(o Options) *quotas {
