@@ -223,7 +223,8 @@ func (t *Table) Start(ctx context.Context, c *network.Conn, frame []byte, arrive
 		return nil, fmt.Errorf("request with key %d (%s) version %d: %w", h.Key, kmsg.NameForKey(h.Key), h.Version, err)
 	}
 	rc := t.contextOf(c, h, r, arrived)
-	rc.size, rc.metered = int64(len(frame)), t.o.Cluster.Image().Quotas() != nil && !r.unmetered
+	// Before a client has said who it is, nobody pays: else a stranger could use up what ANONYMOUS has.
+	rc.size, rc.metered = int64(len(frame)), t.o.Cluster.Image().Quotas() != nil && !r.unmetered && state.session.phase == known
 	return r.start(t, rc, body)
 }
 
@@ -243,7 +244,7 @@ type requestContext struct {
 	turn      bool      // to make a large answer; see takeTurn
 
 	size        int64         // of the frame, without its four size bytes
-	metered     bool          // there are quotas
+	metered     bool          // there are quotas, and the request is on somebody's account
 	worked      time.Duration // for how long it has kept a thread busy, where it is metered
 	owedUntilMs int64         // until when the client has to wait for mutations of the controller, by the clock of quotas
 }

@@ -76,7 +76,7 @@ type payment struct {
 // account is that of the request's client for a key, nil if nothing limits it.
 func (rc *requestContext) account(k quota.Key) *payment {
 	rules := rc.table.o.Cluster.Image().Quotas()
-	if rules == nil || rc.row.unmetered {
+	if rules == nil || !rc.metered {
 		return nil
 	}
 	a := &stateOf(rc.conn).accounts

@@ -194,6 +194,26 @@ func TestRequestsAreThrottled(t *testing.T) {
 	}
 }
 
+// Who has not said yet who he is uses nothing of what ANONYMOUS may.
+func TestStrangersAreOnNobodysAccount(t *testing.T) {
+	b := newBroker(t)
+	b.limitOf(t, quota.Entity{User: quota.Default}, quota.RequestPercentage, 1e-9)
+	req := kmsg.NewPtrApiVersionsRequest()
+	req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = 3, "x", "1"
+	for phase, want := range map[phase]time.Duration{greeting: 0, known: time.Second} {
+		conn := new(network.Conn)
+		conn.SetState(&connState{session: &session{sasl: true, phase: phase, principal: "User:ANONYMOUS"}})
+		call, err := b.Start(t.Context(), conn, frameOf(req), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := call.Wait(t.Context()).Throttle; got != want {
+			t.Errorf("phase %d: throttled for %v, want %v", phase, got, want)
+		}
+		call.Release()
+	}
+}
+
 // Quotas cost no allocation.
 func TestQuotasDoNotAllocate(t *testing.T) {
 	if raceEnabled {
