@@ -64,6 +64,9 @@ func perListener(base string) bool {
 func securityOnly(name string) bool {
 	if base, ok := listenerBase(name); ok {
 		name = base
+		if _, own, ok := strings.Cut(base, "."); ok && strings.HasPrefix(own, "sasl.") { // of a mechanism
+			name = own
+		}
 	}
 	return strings.HasPrefix(name, "ssl.") || strings.HasPrefix(name, "sasl.") || name == "connections.max.reauth.ms"
 }
