@@ -116,7 +116,12 @@ type wire struct {
 
 func dialWire(t *testing.T, b *broker.Broker) *wire {
 	t.Helper()
-	nc, err := net.Dial("tcp", b.Addrs()[0].String())
+	return dialAddr(t, b.Addrs()[0].String())
+}
+
+func dialAddr(t *testing.T, addr string) *wire {
+	t.Helper()
+	nc, err := net.Dial("tcp", addr)
 	must(t, err)
 	t.Cleanup(func() { nc.Close() })
 	must(t, nc.SetDeadline(time.Now().Add(time.Minute)))

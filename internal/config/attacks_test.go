@@ -37,3 +37,28 @@ func TestAttackByACycle(t *testing.T) {
 		t.Fatal("it does not come to an end")
 	}
 }
+
+// TestATypingErrorOpensNoDoor: a key of security that is none is never ignored in silence. Who writes ssl.client.atuh=required would have no
+// clients with certificates, and not know it.
+func TestATypingErrorOpensNoDoor(t *testing.T) {
+	const secured = "listeners=SASL_SSL://localhost:1"
+	for line, want := range map[string]string{
+		"ssl.client.atuh=required":                                                "did you mean ssl.client.auth?",
+		"listener.name.sasl_ssl.ssl.client.atuh=required":                         "did you mean listener.name.sasl_ssl.ssl.client.auth?",
+		"listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audiense=x": "did you mean listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience?",
+		"ssl.keystore.pasword=streng-geheim":                                      "did you mean ssl.keystore.password?",
+	} {
+		_, _, err := Load(file(secured, line))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "streng-") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	_, warnings := load(t, file(secured, "ssl.something.else=streng-geheim", "listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience=x"))
+	said := ""
+	for _, w := range warnings {
+		said += w.Text + "\n"
+	}
+	if !strings.Contains(said, "unknown configuration keys are ignored: ssl.something.else") || strings.Contains(said, "audience") || strings.Contains(said, "streng-") {
+		t.Error(said)
+	}
+}

@@ -302,8 +302,11 @@ func (l *loader) judgeNames() {
 		case removedHint(name) != "":
 			l.removed = append(l.removed, name)
 			continue
-		case securityOnly(name):
-			continue
+		}
+		if own, ok := mechanismsOwn(name); ok {
+			if _, known := brokerTable.lookup(own); known {
+				continue
+			}
 		}
 		if hint := l.hint(name); hint != "" {
 			l.fail("%s (%s) is no configuration key%s", name, s.origin, hint)
@@ -323,7 +326,13 @@ func (l *loader) hint(name string) string {
 	if _, ok := topicTable.lookup(name); ok {
 		return "; it can be set only on a topic"
 	}
-	return didYouMean("", Suggest(BrokerScope, name))
+	base, ok := mechanismsOwn(name)
+	if !ok {
+		if base, ok = listenerBase(name); !ok {
+			base = name
+		}
+	}
+	return didYouMean(strings.TrimSuffix(name, base), Suggest(BrokerScope, base))
 }
 
 // checkValues checks each setting on its own, and tells whether all can be read.

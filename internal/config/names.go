@@ -60,13 +60,22 @@ func perListener(base string) bool {
 		base == "max.connections" || base == "max.connection.creation.rate"
 }
 
+// mechanismsOwn is the key that listener.name.LISTENER.MECHANISM.KEY sets, where it is one of SASL.
+func mechanismsOwn(name string) (key string, ok bool) {
+	base, ok := listenerBase(name)
+	if !ok {
+		return "", false
+	}
+	_, key, ok = strings.Cut(base, ".")
+	return key, ok && strings.HasPrefix(key, "sasl.")
+}
+
 // securityOnly tells whether a key matters only with TLS or SASL.
 func securityOnly(name string) bool {
-	if base, ok := listenerBase(name); ok {
+	if own, ok := mechanismsOwn(name); ok {
+		name = own
+	} else if base, ok := listenerBase(name); ok {
 		name = base
-		if _, own, ok := strings.Cut(base, "."); ok && strings.HasPrefix(own, "sasl.") { // of a mechanism
-			name = own
-		}
 	}
 	return strings.HasPrefix(name, "ssl.") || strings.HasPrefix(name, "sasl.") || name == "connections.max.reauth.ms"
 }
