@@ -151,6 +151,7 @@ func Start(ctx context.Context, o Options) (_ *Broker, err error) {
 	}
 	changed, im := b.cluster.Changed(), b.cluster.Image()
 	b.publish(nil, im)
+	b.reloadSecurity() // what was set while an earlier broker ran
 	b.reportStrays()
 	b.dirs.Recover()
 	b.wg.Add(2)

@@ -26,6 +26,9 @@ func (b *Broker) openGroups() error {
 func (b *Broker) publish(old, im *metadata.Image) {
 	b.applyLimits(old, im)
 	b.net.SetQuotas(im.Quotas())
+	if old != nil && !b.sameDynamic(old, im) {
+		b.security.Wake() // settings of TLS may have changed
+	}
 	b.groups.Retire(im)
 	known := b.groupMetadata.Load()
 	meta := handler.GroupMetadata(known, old, im, b.o.Config)

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/netip"
 	"strconv"
@@ -96,6 +97,16 @@ func addresses(host string) ([]netip.Addr, error) {
 		found[i] = found[i].Unmap()
 	}
 	return found, err
+}
+
+// sameDynamic tells whether what was set for this broker while it runs is the same in both images.
+func (b *Broker) sameDynamic(old, im *metadata.Image) bool {
+	for _, name := range []string{strconv.Itoa(int(b.o.Config.NodeID())), ""} {
+		if !maps.Equal(old.Config(metadata.BrokerConfig, name), im.Config(metadata.BrokerConfig, name)) {
+			return false
+		}
+	}
+	return true
 }
 
 // applyLimits puts the limits of im in force, if they are not those of old, or of the start if old is nil.

@@ -57,19 +57,22 @@ func (b *Broker) watchSecurity() {
 				b.remind()
 				reminded = now
 			}
+		case <-b.security.Woken():
+			b.reloadSecurity()
 		case <-b.life.Done():
 			return
 		}
 	}
 }
 
+// reloadSecurity puts in force what settings and files say now.
 func (b *Broker) reloadSecurity() {
-	for _, c := range b.security.Reload() {
+	for _, c := range b.security.Reload(b.dynamic(b.cluster.Image())) {
 		if c.Err != nil {
 			b.log.Error("changed keys or certificates cannot be used; those read before stay in force", "listener", c.Listener, "error", c.Err)
 			continue
 		}
-		b.log.Info("new connections see another certificate", "listener", c.Listener, "subject", c.Subject, "notAfter", c.NotAfter.Format(time.RFC3339))
+		b.log.Info("new connections see other keys or certificates", "listener", c.Listener, "subject", c.Subject, "notAfter", c.NotAfter.Format(time.RFC3339))
 	}
 }
 

@@ -132,7 +132,7 @@ func TestCertificateReplacedUnderLoad(t *testing.T) {
 	if n := lost.n.Load() - open; n != 0 {
 		t.Errorf("%d connections were lost", n)
 	}
-	if !strings.Contains(log.String(), "new connections see another certificate") {
+	if !strings.Contains(log.String(), "new connections see other keys or certificates") {
 		t.Error("the log does not say so")
 	}
 }

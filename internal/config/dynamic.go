@@ -45,6 +45,32 @@ func Incremental(s Scope, name, current string, has bool, op ListOp, operand str
 	return strings.Join(list, ","), nil
 }
 
+// reloadable are the keys of TLS that a listener follows while the broker runs.
+var reloadable = []string{
+	"ssl.cipher.suites", "ssl.client.auth", "ssl.enabled.protocols", "ssl.key.password", "ssl.keystore.certificate.chain", "ssl.keystore.key",
+	"ssl.keystore.location", "ssl.keystore.password", "ssl.keystore.type", "ssl.truststore.certificates", "ssl.truststore.location", "ssl.truststore.password", "ssl.truststore.type",
+}
+
+// ReloadableKeys are the keys of TLS that may be changed while the broker runs, without the prefix of a listener. The caller owns the list.
+func ReloadableKeys() []string { return slices.Clone(reloadable) }
+
+// Reloadable tells whether a key, with or without the prefix of a listener, is one of ReloadableKeys.
+func Reloadable(name string) bool {
+	if base, ok := listenerBase(name); ok {
+		name = base
+	}
+	return slices.Contains(reloadable, name)
+}
+
+// dynamicValue is the value that a key was given while the broker runs.
+func (b *Broker) dynamicValue(name string) (string, bool) {
+	if raw, ok := b.brokerDynamic[name]; ok {
+		return raw, true
+	}
+	raw, ok := b.clusterDynamic[name]
+	return raw, ok
+}
+
 // startOnly are keys that Kafka can change at run time and Moldau cannot yet.
 var startOnly = []string{"listeners", "listener.security.protocol.map"}
 
@@ -83,8 +109,8 @@ func (b *Broker) ValidateDynamic(values map[string]string, perBroker bool, broke
 			old = b.rawOrDefault(k)
 		}
 		switch {
-		case secured && securityOnly(name) && old != values[name]:
-			return fmt.Errorf("%s cannot be changed while the broker runs yet; change the start configuration and restart it. Files of keys and certificates are read anew by themselves", name)
+		case secured && securityOnly(name) && !Reloadable(name) && old != values[name]:
+			return fmt.Errorf("%s cannot be changed while the broker runs yet; change the start configuration and restart it", name)
 		case !ok:
 		case k.State == Refused && !k.harmless(values[name]):
 			return fmt.Errorf("%s %s%s", name, notYet, k.Advice)

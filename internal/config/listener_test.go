@@ -106,13 +106,15 @@ func TestTLSAuto(t *testing.T) {
 // TestSecurityStaysWhileTheBrokerRuns: what a running broker would not act on is refused, not stored.
 func TestSecurityStaysWhileTheBrokerRuns(t *testing.T) {
 	b, _ := load(t, file("listeners=SSL://localhost:1", "ssl.client.auth=required", "inter.broker.listener.name=SSL"))
-	for key, value := range map[string]string{"listener.name.ssl.ssl.keystore.location": "/k", "ssl.client.auth": "none", "listener.name.ssl.ssl.client.auth": "none", "sasl.enabled.mechanisms": "PLAIN",
+	for key, value := range map[string]string{"listener.name.ssl.ssl.principal.mapping.rules": "RULE:x/y/", "sasl.enabled.mechanisms": "PLAIN", "listener.name.ssl.connections.max.reauth.ms": "1",
 		"listener.name.ssl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": "https://evil", "listener.name.ssl.plain.sasl.jaas.config": "x"} {
 		if err := b.ValidateDynamic(map[string]string{key: value}, true, nil, nil); err == nil || !strings.Contains(err.Error(), key+" cannot be changed while the broker runs yet") {
 			t.Errorf("%s: %v", key, err)
 		}
 	}
-	if err := b.ValidateDynamic(map[string]string{"ssl.client.auth": "required"}, true, nil, nil); err != nil {
-		t.Errorf("no change: %v", err)
+	for _, key := range ReloadableKeys() {
+		if err := b.ValidateDynamic(map[string]string{"listener.name.ssl." + key: b.OfListener("SSL").Raw(key)}, true, nil, nil); err != nil {
+			t.Errorf("%s, which a running broker follows: %v", key, err)
+		}
 	}
 }

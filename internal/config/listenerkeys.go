@@ -73,7 +73,26 @@ func (c ListenerConfig) Int(name string) int64 {
 	return 0
 }
 
+// Bool returns a Boolean key's value.
+func (c ListenerConfig) Bool(name string) bool { return c.value(name, Boolean).(bool) }
+
+// Raw is the key's value as it is written, "" if it is unset. It may be a secret.
+func (c ListenerConfig) Raw(name string) string {
+	if raw, own := c.b.effective[c.prefix+name]; own {
+		return raw
+	}
+	k, _ := brokerTable.lookup(name)
+	return c.b.rawOrDefault(k)
+}
+
 // Fault is a *SettingError: the listener's value of a key is wrong for this reason. Secrets are not shown.
 func (c ListenerConfig) Fault(name, problem string) error {
-	return fault(c.b.static, c.Name(name), problem)
+	key := c.Name(name)
+	if raw, dynamic := c.b.dynamicValue(key); dynamic {
+		if sensitive(key) {
+			raw = "[hidden]"
+		}
+		return &SettingError{key, raw, "set while the broker runs", problem}
+	}
+	return fault(c.b.static, key, problem)
 }

@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 
 	"moldau/internal/config"
@@ -20,6 +21,8 @@ type configChange struct {
 	name string
 	ops  []controller.ConfigOp
 	err  error // the result
+
+	reloads bool // keys and certificates of listeners are to be read anew
 }
 
 // configKey names a resource.
@@ -57,6 +60,8 @@ func (rc *requestContext) changeConfigs(ctx context.Context, changes []configCha
 	for i, r := range alter(ctx, alterations, validateOnly) {
 		if r.Code != wire.None {
 			from[i].err = refuse(r.Code, "%s", r.Message)
+		} else if from[i].reloads && !validateOnly {
+			rc.table.o.Security.Wake() // also where a value is what it was: its file may be another
 		}
 	}
 }
@@ -129,7 +134,26 @@ func (t *Table) checkBrokerChange(im *metadata.Image, c *configChange, increment
 		}
 	}
 	mine, all := t.dynamic(im)
-	return coded(wire.InvalidRequest, t.o.Config.ValidateDynamic(values, c.name != "", mine, all))
+	err := t.o.Config.ValidateDynamic(values, c.name != "", mine, all)
+	if c.reloads = t.o.Security != nil && reloads(c.ops, im.Config(metadata.BrokerConfig, c.name), incremental); err != nil || !c.reloads {
+		return coded(wire.InvalidRequest, err)
+	}
+	if c.name != "" {
+		mine = values
+	} else {
+		all = values
+	}
+	return coded(wire.InvalidRequest, t.o.Security.Check(t.o.Config.WithDynamic(mine, all)))
+}
+
+// reloads tells whether a change is about keys and certificates. One that is not incremental takes away what it does not name.
+func reloads(ops []controller.ConfigOp, had map[string]string, incremental bool) bool {
+	for name := range had {
+		if !incremental && config.Reloadable(name) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(ops, func(op controller.ConfigOp) bool { return config.Reloadable(op.Key) })
 }
 
 // checkLoggers answers changes to log levels. There are no loggers that could be set one by one.

@@ -31,9 +31,10 @@ func TestExpiries(t *testing.T) {
 	other := issue(t, nil, pkix.Name{CommonName: "other CA"}).until(t, nil, now.Add(2*time.Hour))
 	f := files{t, t.TempDir()}
 	store := f.write("k.pem", []byte(key.keyPEM(t, "")+key.certPEM()+between.certPEM()))
-	s, err := load(t, "listeners=A://localhost:0,B://localhost:0,C://localhost:0", "listener.security.protocol.map=A:SSL,B:SSL,C:PLAINTEXT", "inter.broker.listener.name=C",
+	conf := configured(t, "listeners=A://localhost:0,B://localhost:0,C://localhost:0", "listener.security.protocol.map=A:SSL,B:SSL,C:PLAINTEXT", "inter.broker.listener.name=C",
 		"ssl.keystore.type=PEM", "ssl.keystore.location="+store, "ssl.truststore.type=PEM",
 		"ssl.truststore.location="+f.write("ca.pem", []byte(between.certPEM()+other.certPEM())), "listener.name.b.ssl.client.auth=requested")
+	s, err := New(conf, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +53,7 @@ func TestExpiries(t *testing.T) {
 	first := now.Add(3 * time.Hour)
 	check(Expiry{"A", KeyStore, "CN=between", first, 0}, Expiry{"B", KeyStore, "CN=between", first, 0}, Expiry{"B", TrustStore, "CN=other CA", now.Add(2 * time.Hour), 0})
 	f.write("k.pem", []byte(key.keyPEM(t, "")+key.certPEM()))
-	s.Reload()
+	s.Reload(conf)
 	first = now.Add(5 * time.Hour)
 	check(Expiry{"A", KeyStore, "CN=broker", first, 0}, Expiry{"B", KeyStore, "CN=broker", first, 0}, Expiry{"B", TrustStore, "CN=other CA", now.Add(2 * time.Hour), 0})
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/url"
+	"sync"
 	"time"
 
 	"moldau/internal/config"
@@ -15,6 +16,9 @@ type Security struct {
 	auto      *Authority
 	listeners map[string]*listener
 	order     []string // their names
+
+	reloading sync.Mutex    // one Reload at a time, over I/O
+	woken     chan struct{} // cap 1
 }
 
 // listener is one listener's part.
@@ -28,7 +32,7 @@ type listener struct {
 // New reads what the listeners of c need. auto makes the certificate of listeners that have none of their own; nil: nobody does.
 // The error lists every problem.
 func New(c *config.Broker, auto *Authority) (*Security, error) {
-	s := &Security{auto: auto, listeners: map[string]*listener{}}
+	s := &Security{auto: auto, listeners: map[string]*listener{}, woken: make(chan struct{}, 1)}
 	var errs []error
 	for _, x := range c.Listeners() {
 		l, err := newListener(c.OfListener(x.Name), x.Protocol, auto)
@@ -56,8 +60,8 @@ func newListener(c config.ListenerConfig, p config.Protocol, auto *Authority) (*
 	if l.rules, err = parseRules(c.Text("ssl.principal.mapping.rules")); err != nil {
 		errs = append(errs, c.Fault("ssl.principal.mapping.rules", err.Error()))
 	}
-	l.tls = &credentials{conf: c, proto: p, auto: auto}
-	now, err := l.tls.load()
+	l.tls = &credentials{proto: p, auto: auto}
+	now, err := l.tls.load(c)
 	if err == nil {
 		l.tls.current.Store(now)
 	}
@@ -82,22 +86,47 @@ func (s *Security) Principal(name string, cert *x509.Certificate) (string, error
 	return l.rules.principal(cert)
 }
 
-// Reload looks whether the files of keys and certificates have changed, and puts what has in force: handshakes to come use it,
-// connections that are open go on. It returns what it found.
-func (s *Security) Reload() []Change {
+// Reload looks whether the settings of keys and certificates in c, or their files, have changed, and puts what has in force: handshakes to
+// come use it, connections that are open go on. It returns what it found. It waits for the disk.
+func (s *Security) Reload(c *config.Broker) []Change {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
 	var out []Change
 	for _, name := range s.order {
 		l := s.listeners[name]
 		if l.tls == nil {
 			continue
 		}
-		if ch, ok := l.tls.reload(); ok {
+		if ch, ok := l.tls.reload(c.OfListener(name)); ok {
 			ch.Listener = name
 			out = append(out, ch)
 		}
 	}
 	return out
 }
+
+// Check judges a configuration that Reload would put in force. The error names the listener's key, and the file.
+func (s *Security) Check(c *config.Broker) error {
+	for _, name := range s.order {
+		if l := s.listeners[name]; l.tls != nil {
+			if err := l.tls.check(c.OfListener(name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Wake asks whoever waits for Woken to Reload.
+func (s *Security) Wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Woken is for the one who calls Reload.
+func (s *Security) Woken() <-chan struct{} { return s.woken }
 
 // Fetch gets a document from a URL with the scheme http or https. It is bounded in time and bytes, and follows no redirect.
 type Fetch func(u *url.URL) ([]byte, error)
@@ -137,7 +166,7 @@ func (s *Security) ReloadKeys(now time.Time, fetch Fetch) []Change {
 // CAFile is the file that clients need to trust certificates made by the broker itself, "" where it makes none.
 func (s *Security) CAFile() string {
 	for _, l := range s.listeners {
-		if l.tls != nil && l.tls.auto != nil && !l.tls.conf.IsSet("ssl.keystore.location") && !l.tls.conf.IsSet("ssl.keystore.key") {
+		if l.tls != nil && l.tls.current.Load().auto {
 			return s.auto.CAFile()
 		}
 	}

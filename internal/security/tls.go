@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,83 +14,88 @@ import (
 	"moldau/internal/config"
 )
 
-// credentials are what the handshakes of a listener need, under one configuration.
+// credentials are what the handshakes of a listener need.
 type credentials struct {
-	conf  config.ListenerConfig
 	proto config.Protocol
 	auto  *Authority // makes the certificate where the listener has none; nil: nobody
 
 	current atomic.Pointer[loaded]
 }
 
-// loaded is what was read last.
+// loaded is what was read last, of settings and of the files that they name.
 type loaded struct {
 	config *tls.Config
 	ends   []Expiry          // of certificates, the soonest of each store
-	digest [sha256.Size]byte // of the files, so that a change is noticed whatever their times say
-	failed [sha256.Size]byte // of files that could not be used, so that this is told once
+	digest [sha256.Size]byte // of settings and files, so that a change is noticed whatever the times of files say
+	failed [sha256.Size]byte // of those that could not be used, so that this is told once
+	auto   bool              // the authority made the certificate
 }
 
-// load reads everything anew.
-func (c *credentials) load() (*loaded, error) {
+// load reads everything anew that conf, the listener's configuration, says. With an error it returns what tells this failure from another one.
+func (c *credentials) load(conf config.ListenerConfig) (*loaded, error) {
 	var r reader
-	conf := &tls.Config{DynamicRecordSizingDisabled: true} // a batch of records is no Web page
-	var ends []Expiry
+	out := &loaded{config: &tls.Config{DynamicRecordSizingDisabled: true}} // a batch of records is no Web page
+	err := c.read(conf, &r, out)
+	for _, name := range config.ReloadableKeys() {
+		r.seen = fmt.Appendf(r.seen, "%s %q\n", name, conf.Raw(name))
+	}
+	if err != nil {
+		r.seen = append(r.seen, err.Error()...)
+	}
+	out.digest = sha256.Sum256(r.seen)
+	return out, err
+}
+
+func (c *credentials) read(conf config.ListenerConfig, r *reader, out *loaded) error {
+	var cert tls.Certificate
 	var err error
-	if c.auto != nil && !c.conf.IsSet("ssl.keystore.location") && !c.conf.IsSet("ssl.keystore.key") {
-		cert, ca, err := c.auto.certificate()
-		if err != nil {
-			return nil, err
+	if out.auto = c.auto != nil && !conf.IsSet("ssl.keystore.location") && !conf.IsSet("ssl.keystore.key"); out.auto {
+		var ca *x509.Certificate
+		if cert, ca, err = c.auto.certificate(); err == nil {
+			r.seen = append(r.seen, cert.Certificate[0]...)
+			out.ends = append(out.ends, ExpiryOf("", AuthorityStore, []*x509.Certificate{ca}))
 		}
-		r.seen = append(r.seen, cert.Certificate[0]...)
-		conf.Certificates = []tls.Certificate{cert}
-		ends = append(ends, ExpiryOf("", AuthorityStore, []*x509.Certificate{ca}))
 	} else {
-		cert, err := readKeystore(c.conf, &r)
-		if err != nil {
-			return &loaded{digest: sha256.Sum256(r.seen)}, err
-		}
-		conf.Certificates = []tls.Certificate{cert}
+		cert, err = readKeystore(conf, r)
 	}
-	chain, err := x509.ParseCertificates(bytes.Join(conf.Certificates[0].Certificate, nil))
 	if err != nil {
-		return nil, err
+		return err
 	}
-	ends = append(ends, ExpiryOf("", KeyStore, chain))
-	trusted, err := readTruststore(c.conf, &r)
+	out.config.Certificates = []tls.Certificate{cert}
+	chain, err := x509.ParseCertificates(bytes.Join(cert.Certificate, nil))
 	if err != nil {
-		return &loaded{digest: sha256.Sum256(r.seen)}, err
+		return err
 	}
-	if conf.ClientAuth, err = c.clientAuth(); err != nil {
-		return nil, err
+	out.ends = append(out.ends, ExpiryOf("", KeyStore, chain))
+	trusted, err := readTruststore(conf, r)
+	if err != nil {
+		return err
 	}
 	if trusted != nil {
-		conf.ClientCAs = x509.NewCertPool()
+		out.config.ClientCAs = x509.NewCertPool()
 		for _, x := range trusted {
-			conf.ClientCAs.AddCert(x)
+			out.config.ClientCAs.AddCert(x)
 		}
 	}
-	if conf.ClientAuth != tls.NoClientCert && conf.ClientCAs == nil {
-		return nil, c.conf.Fault("ssl.truststore.location", "ssl.client.auth="+c.conf.Text("ssl.client.auth")+" needs the CAs of the clients: "+
+	out.config.ClientAuth = c.clientAuth(conf)
+	if out.config.ClientAuth != tls.NoClientCert && trusted == nil {
+		return conf.Fault("ssl.truststore.location", "ssl.client.auth="+conf.Text("ssl.client.auth")+" needs the CAs of the clients: "+
 			"set ssl.truststore.location and ssl.truststore.type (PEM, PKCS12 or JKS), or ssl.truststore.certificates")
 	}
-	if err := versions(c.conf, conf); err != nil {
-		return nil, err
+	if out.config.ClientAuth != tls.NoClientCert {
+		out.ends = append(out.ends, ExpiryOf("", TrustStore, trusted))
 	}
-	if conf.ClientAuth != tls.NoClientCert {
-		ends = append(ends, ExpiryOf("", TrustStore, trusted))
-	}
-	return &loaded{config: conf, digest: sha256.Sum256(r.seen), ends: ends}, nil
+	return versions(conf, out.config)
 }
 
 // clientAuth is whether clients show certificates. As in Kafka a listener with SASL asks for them only where its own
 // setting says so.
-func (c *credentials) clientAuth() (tls.ClientAuthType, error) {
+func (c *credentials) clientAuth(conf config.ListenerConfig) tls.ClientAuthType {
 	const name = "ssl.client.auth"
-	if c.proto.SASL() && !c.conf.Own(name) {
-		return tls.NoClientCert, nil
+	if c.proto.SASL() && !conf.Own(name) {
+		return tls.NoClientCert
 	}
-	return map[string]tls.ClientAuthType{"none": tls.NoClientCert, "requested": tls.VerifyClientCertIfGiven, "required": tls.RequireAndVerifyClientCert}[c.conf.Text(name)], nil
+	return map[string]tls.ClientAuthType{"none": tls.NoClientCert, "requested": tls.VerifyClientCertIfGiven, "required": tls.RequireAndVerifyClientCert}[conf.Text(name)]
 }
 
 var protocolVersions = map[string]uint16{"TLSv1.2": tls.VersionTLS12, "TLSv1.3": tls.VersionTLS13}
@@ -145,39 +151,81 @@ func (c *credentials) serve() *tls.Config {
 	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c.current.Load().config, nil }}
 }
 
-// Change says what a look at a listener's files has found.
+// Change says what a look at a listener's settings and files has found.
 type Change struct {
 	Listener string
-	Subject  string    // of the new certificate
+	Subject  string    // of the certificate in force
 	NotAfter time.Time // and its end
-	Err      error     // the files cannot be used; what was read before stays in force
+	Err      error     // they cannot be used; what was read before stays in force
 }
 
-// reload looks at the files, and puts what has changed in force. ok is false if nothing has.
-func (c *credentials) reload() (ch Change, ok bool) {
+// reload looks at settings and files, and puts what has changed in force. ok is false if nothing has. Called by one goroutine at a time.
+func (c *credentials) reload(conf config.ListenerConfig) (ch Change, ok bool) {
 	was := c.current.Load()
-	is, err := c.load()
+	is, err := c.load(conf)
 	if err != nil {
-		digest := sha256.Sum256([]byte(err.Error()))
-		if is != nil {
-			digest = sha256.Sum256(append(is.digest[:], digest[:]...))
-		}
-		if digest == was.failed {
+		if is.digest == was.failed {
 			return ch, false
 		}
 		again := *was
-		again.failed = digest
+		again.failed = is.digest
 		c.current.Store(&again)
 		return Change{Err: err}, true
 	}
 	if is.digest == was.digest {
 		if was.failed != [sha256.Size]byte{} { // the old files are back
-			is.config, is.ends = was.config, was.ends
-			c.current.Store(is)
+			again := *was
+			again.failed = [sha256.Size]byte{}
+			c.current.Store(&again)
 		}
 		return ch, false
 	}
 	c.current.Store(is)
 	leaf := is.config.Certificates[0].Leaf
 	return Change{Subject: leaf.Subject.String(), NotAfter: leaf.NotAfter}, true
+}
+
+// check judges settings that are to come in force. As in Kafka, the certificate may not become that of somebody else, and may not lack a
+// name that clients ask for, unless ssl.allow.dn.changes and ssl.allow.san.changes say so.
+func (c *credentials) check(conf config.ListenerConfig) error {
+	is, err := c.load(conf)
+	if err != nil {
+		return err
+	}
+	was := c.current.Load()
+	if is.digest == was.digest {
+		return nil
+	}
+	const at = "ssl.keystore.location"
+	before, after := was.config.Certificates[0].Leaf, is.config.Certificates[0].Leaf
+	if a, b := before.Subject.String(), after.Subject.String(); a != b && !conf.Bool("ssl.allow.dn.changes") {
+		return conf.Fault(at, fmt.Sprintf("the certificate is of %q, the one in force of %q; ssl.allow.dn.changes=true in the start configuration allows that", b, a))
+	}
+	if missing := lost(before, after); missing != nil && !conf.Bool("ssl.allow.san.changes") {
+		return conf.Fault(at, fmt.Sprintf("the certificate lacks the names %s of the one in force; ssl.allow.san.changes=true in the start configuration allows that", strings.Join(missing, ", ")))
+	}
+	return nil
+}
+
+// lost are the names of a certificate that another one has not.
+func lost(before, after *x509.Certificate) (out []string) {
+	has := names(after)
+	for _, n := range names(before) {
+		if !slices.Contains(has, n) {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// names are the alternative names of a certificate.
+func names(x *x509.Certificate) []string {
+	out := slices.Concat(x.DNSNames, x.EmailAddresses)
+	for _, ip := range x.IPAddresses {
+		out = append(out, ip.String())
+	}
+	for _, u := range x.URIs {
+		out = append(out, u.String())
+	}
+	return out
 }

@@ -35,15 +35,18 @@ type issued struct {
 	key  *ecdsa.PrivateKey
 }
 
-// issue makes a certificate by a CA, or a CA where that is nil.
-func issue(t testing.TB, ca *issued, subject pkix.Name) *issued {
+// issue makes a certificate by a CA, or a CA where that is nil, for localhost if no host is named.
+func issue(t testing.TB, ca *issued, subject pkix.Name, hosts ...string) *issued {
 	t.Helper()
+	if hosts == nil {
+		hosts = []string{"localhost"}
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: subject, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"localhost"}, BasicConstraintsValid: true, IsCA: ca == nil}
+		NotAfter: time.Now().Add(time.Hour), DNSNames: hosts, BasicConstraintsValid: true, IsCA: ca == nil}
 	return sign(t, template, ca, key)
 }
 
@@ -127,6 +130,11 @@ func (f files) jks(name string, key *issued, trusted *issued, password string) s
 
 func load(t testing.TB, lines ...string) (*Security, error) {
 	t.Helper()
+	return New(configured(t, lines...), nil)
+}
+
+func configured(t testing.TB, lines ...string) *config.Broker {
+	t.Helper()
 	for i := range lines {
 		lines[i] = strings.ReplaceAll(lines[i], "\n", `\n\`+"\n")
 		lines[i] = strings.TrimSuffix(lines[i], `\n\`+"\n")
@@ -135,7 +143,7 @@ func load(t testing.TB, lines ...string) (*Security, error) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, strings.Join(lines, "\n"))
 	}
-	return New(c, nil)
+	return c
 }
 
 // shake makes a handshake with a listener and returns the error of either side.
@@ -267,7 +275,8 @@ func TestReload(t *testing.T) {
 	first, second := issue(t, ca, pkix.Name{CommonName: "first"}), issue(t, ca, pkix.Name{CommonName: "second"})
 	whole := func(i *issued) []byte { return []byte(i.keyPEM(t, "") + i.certPEM()) }
 	path := f.write("k.pem", whole(first))
-	s, err := load(t, "listeners=SSL://localhost:0", "ssl.keystore.type=PEM", "ssl.keystore.location="+path)
+	cfg := configured(t, "listeners=SSL://localhost:0", "ssl.keystore.type=PEM", "ssl.keystore.location="+path)
+	s, err := New(cfg, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,39 +289,77 @@ func TestReload(t *testing.T) {
 			t.Errorf("the listener serves %q, want %q (%v)", got, name, err)
 		}
 	}
-	if ch := s.Reload(); len(ch) != 0 {
+	if ch := s.Reload(cfg); len(ch) != 0 {
 		t.Error(ch)
 	}
 	serves("first")
 	mixed := append([]byte(second.keyPEM(t, "")), first.certPEM()...)
 	for _, bad := range [][]byte{mixed, nil, []byte("rubbish")} {
 		f.write("k.pem", bad)
-		if ch := s.Reload(); len(ch) != 1 || ch[0].Err == nil || ch[0].Listener != "SSL" {
+		if ch := s.Reload(cfg); len(ch) != 1 || ch[0].Err == nil || ch[0].Listener != "SSL" {
 			t.Errorf("a file that cannot be used: %v", ch)
 		}
-		if ch := s.Reload(); len(ch) != 0 {
+		if ch := s.Reload(cfg); len(ch) != 0 {
 			t.Errorf("the same error is told twice: %v", ch)
 		}
 		serves("first")
 	}
 	f.write("k.pem", whole(first))
-	if ch := s.Reload(); len(ch) != 0 {
+	if ch := s.Reload(cfg); len(ch) != 0 {
 		t.Errorf("the old file is back: %v", ch)
 	}
 	f.write("k.pem", []byte("rubbish"))
-	if ch := s.Reload(); len(ch) != 1 || ch[0].Err == nil {
+	if ch := s.Reload(cfg); len(ch) != 1 || ch[0].Err == nil {
 		t.Errorf("the error of before, after a good time: %v", ch)
 	}
 	f.write("k.pem", whole(second))
-	if ch := s.Reload(); len(ch) != 1 || ch[0].Err != nil || ch[0].Subject != "CN=second" {
+	if ch := s.Reload(cfg); len(ch) != 1 || ch[0].Err != nil || ch[0].Subject != "CN=second" {
 		t.Error(ch)
 	}
 	serves("second")
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	s.Reload()
+	s.Reload(cfg)
 	serves("second")
+}
+
+// TestCheck: what is to come in force while the broker runs is judged first, and does nothing by that.
+func TestCheck(t *testing.T) {
+	ca := issue(t, nil, pkix.Name{CommonName: "CA"})
+	f := files{t, t.TempDir()}
+	store := func(name string, c *issued) string { return f.write(name, []byte(c.keyPEM(t, "")+c.certPEM())) }
+	one, same, other := issue(t, ca, pkix.Name{CommonName: "one"}), issue(t, ca, pkix.Name{CommonName: "one"}), issue(t, ca, pkix.Name{CommonName: "other"})
+	fewer := issue(t, ca, pkix.Name{CommonName: "one"}, "elsewhere.example")
+	bad := f.write("bad.pem", []byte("rubbish"))
+	const location = "listener.name.ssl.ssl.keystore.location"
+	for _, c := range []struct {
+		static string
+		values map[string]string
+		want   string // in the error
+	}{
+		{"", map[string]string{location: store("same.pem", same)}, ""},
+		{"", map[string]string{location: bad}, bad + " set while the broker runs"},
+		{"", map[string]string{location: "/nowhere/x.pem"}, "/nowhere/x.pem"},
+		{"", map[string]string{location: store("other.pem", other)}, "ssl.allow.dn.changes"},
+		{"ssl.allow.dn.changes=true", map[string]string{location: store("other.pem", other)}, ""},
+		{"", map[string]string{location: store("fewer.pem", fewer)}, "localhost"},
+		{"ssl.allow.san.changes=true", map[string]string{location: store("fewer.pem", fewer)}, ""},
+		{"", map[string]string{"listener.name.ssl.ssl.keystore.type": "JKS"}, "ssl.keystore.password"},
+		{"", map[string]string{"listener.name.ssl.ssl.client.auth": "required"}, "ssl.truststore.location"},
+		{"", map[string]string{"listener.name.ssl.ssl.enabled.protocols": "SSLv3"}, "allowed: TLSv1.2, TLSv1.3"},
+		{"", map[string]string{"listener.name.ssl.ssl.key.password": "of no use"}, ""},
+	} {
+		cfg := configured(t, "listeners=SSL://localhost:0", "ssl.keystore.type=PEM", "ssl.keystore.location="+store("one.pem", one), c.static)
+		s, err := New(cfg, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = s.Check(cfg.WithDynamic(c.values, nil))
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(strings.ReplaceAll(err.Error(), " (", " "), c.want) {
+			t.Errorf("%v %s: %v, want %q", c.values, c.static, err, c.want)
+		}
+	}
 }
 
 // TestPrincipals: names are those that Kafka gives certificates, and no value of a certificate can be taken for a part of its name.

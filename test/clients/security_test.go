@@ -339,3 +339,29 @@ func franzCases(t *testing.T, cases []secureCase) string {
 	}
 	return out.String()
 }
+
+// TestKafkaConfigsOfTLS: kafka-configs changes the certificate of a listener, and is told which file cannot be used.
+func TestKafkaConfigsOfTLS(t *testing.T) {
+	p := newSecurePeer(t)
+	b, addrs := secureBroker(t, p)
+	of := []string{"--entity-type", "brokers", "--entity-name", "1", "--alter", "--add-config"}
+	serial := func() string {
+		nc, err := tls.Dial("tcp", addrs["SSL"], &tls.Config{InsecureSkipVerify: true})
+		must(t, err)
+		defer nc.Close()
+		return nc.ConnectionState().PeerCertificates[0].SerialNumber.String()
+	}
+	before := serial()
+	toolRefused(t, b, "InvalidRequestException: listener.name.ssl.ssl.keystore.location=/nowhere/broker.pem", "configs", append(of, "listener.name.ssl.ssl.keystore.location=/nowhere/broker.pem")...)
+	next := *p
+	next.dir = t.TempDir()
+	tool(t, b, "configs", append(of, "listener.name.ssl.ssl.keystore.location="+next.keystore("broker.pem", "localhost", "127.0.0.1")+",listener.name.ssl.ssl.key.password=of-no-use")...)
+	for ctx := deadline(t, toolPatience); serial() == before; time.Sleep(50 * time.Millisecond) {
+		must(t, ctx.Err())
+	}
+	out := tool(t, b, "configs", append(slices.Clone(of[:4]), "--describe")...)
+	wantOutput(t, "describe", out, `listener\.name\.ssl\.ssl\.key\.password=null sensitive=true`)
+	if strings.Contains(out, "of-no-use") {
+		t.Error("the password is shown")
+	}
+}
