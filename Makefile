@@ -111,7 +111,7 @@ retained: ## processor time of appends and fetches with RETAINED_BYTES (default 
 soak: ## SOAK (default 1h) of everything that comes and goes; goroutines, descriptors and memory stay what they were; SEED chooses
 	SOAK=$${SOAK:-1h} $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./test/mission/
 
-many: ## PARTITIONS (default 10000) partitions over stops and kills: memory, and the times of stop, start, first and second record
+many: ## PARTITIONS (default 10000) partitions over stops and kills: memory, the times of stop, start, first and second record, what answers with all of them cost
 	PARTITIONS=$${PARTITIONS:-10000} $(GO) test -count=1 -timeout 2h -v -run '^TestManyPartitions$$' ./test/mission/
 
 few-descriptors: ## PARTITIONS (default 2000) partitions and more clients than a broker with ulimit -n 256, and one with 1024, has descriptors for

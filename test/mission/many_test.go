@@ -31,7 +31,7 @@ func TestManyPartitions(t *testing.T) {
 	for left := n; left > 0; left -= m.perTopic {
 		m.topics = append(m.topics, topicOf{fmt.Sprintf("many-%04d", len(m.topics)), int32(min(m.perTopic, left))})
 	}
-	m.process = serverFor(t, patience+time.Duration(n)*20*time.Millisecond, t.TempDir(), "127.0.0.1:0")
+	m.process = serverFor(t, patience+time.Duration(n)*60*time.Millisecond, t.TempDir(), "127.0.0.1:0")
 	idle := m.settled("idle broker")
 
 	m.timed("create", m.createAll)
