@@ -3,6 +3,7 @@ package handler
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -70,6 +71,15 @@ func TestLargeMetadata(t *testing.T) {
 	for range cap(b.turns) - 1 {
 		<-b.turns
 	}
+	rc := &requestContext{table: b.Table}
+	begun := time.Now()
+	if err := rc.takeTurn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if waited := -rc.worked; waited <= 0 || waited > time.Since(begun) {
+		t.Errorf("%v of waiting for a turn are taken off the client's account", waited)
+	}
+	rc.endTurn()
 	if n := len(b.turns); n != 0 {
 		t.Errorf("%d turns have not ended", n)
 	}

@@ -354,6 +354,8 @@ func (c *simpleCall[Req]) Release() {}
 // takeTurn waits until few enough large answers are being made: more at a time would not be ready earlier, and each takes several
 // times of what is sent. The turn ends when the answer is encoded. It must not be held while anything but the processor is waited for.
 func (rc *requestContext) takeTurn(ctx context.Context) error {
+	begun := time.Now()
+	defer func() { rc.worked -= time.Since(begun) }() // no quota of the client's is charged for the others
 	select {
 	case rc.table.turns <- struct{}{}:
 		rc.turn = true
