@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -68,6 +70,22 @@ func TestDumpFindsEveryKindOfDamage(t *testing.T) {
 		!strings.Contains(out, `record offset=0 timestamp=1970-01-01T00:00:01.000Z key="k" value="value" headers=[]`) ||
 		!strings.Contains(out, "3 batches, 6 records") {
 		t.Errorf("a good segment: exit %d\n%s", code, out)
+	}
+	// The zeros that an append leaves behind a large segment's last batch are no problem; more are.
+	big := record.NewBuilder(record.None)
+	big.Add(1000, nil, bytes.Repeat([]byte("v"), 1<<20))
+	padded, err := big.Finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := len(padded)
+	padded = append(padded, make([]byte, 64<<10-written%(64<<10))...)
+	if code, out := dumpOf(t, map[string][]byte{base + ".log": padded}); code != 0 || !strings.Contains(out, fmt.Sprintf("@%d zeros size=%d", written, len(padded)-written)) {
+		t.Errorf("a segment that is written: exit %d\n%s", code, out)
+	}
+	padded = append(padded, make([]byte, 64<<10)...)
+	if code, out := dumpOf(t, map[string][]byte{base + ".log": padded}); code == 0 || !strings.Contains(out, "PROBLEM zeros from here") {
+		t.Errorf("zeros that are too many: exit %d\n%s", code, out)
 	}
 	// One producer of Kafka's own: 46 bytes.
 	snapshot := binary.BigEndian.AppendUint32(nil, 1)

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"moldau/internal/record"
+	"moldau/internal/storage"
 )
 
 const (
@@ -66,6 +67,11 @@ func (d *dumper) segment(f *os.File, size int64) error {
 		if errors.Is(err, errNoBatch) {
 			if end, zeroErr := lastNonZero(f, size); zeroErr != nil {
 				return zeroErr
+			} else if end <= scan.at && storage.Padding(scan.at, size) {
+				if err := d.emit("zeros", scan.at, field{"size", size - scan.at}); err != nil {
+					return err
+				}
+				break
 			} else if end <= scan.at {
 				err = fmt.Errorf("zeros from here to the end (%s)", plural(size-scan.at, "byte"))
 			}

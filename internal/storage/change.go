@@ -146,6 +146,7 @@ func (l *Log) cutFilesLocked(v *view, i int, pos, offset int64) error {
 		return err
 	}
 	s.size.Store(pos)
+	s.torn, s.padded = false, 0
 	l.view.Store(&view{slices.Clone(v.segments[:i+1]), v.logStart})
 	for _, s := range v.segments[first : i+1] {
 		s.idx.Lock()
@@ -242,10 +243,10 @@ func (l *Log) leaveFiles() (now left, err error) {
 	}
 	last := v.segments[len(v.segments)-1]
 	l.mu.Lock()
-	torn := last.torn
+	excess := last.excess()
 	err = l.mendLocked(last) // Kafka believes a clean stop and reads to the end of the file
 	l.mu.Unlock()
-	if err != nil || !torn && l.resting(v) {
+	if err != nil || !excess && l.resting(v) {
 		return now, err
 	}
 	last.finishIndex()

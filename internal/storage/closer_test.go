@@ -390,3 +390,45 @@ func useOnce(h *Held, end *atomic.Int64, write bool) error {
 	}
 	return nil
 }
+
+// What a stop left below the log start is removed by the next start. A log that is closed after that, unchanged, is not said to have it.
+func TestClosedAfterRetentionWasFinished(t *testing.T) {
+	mem := vfs.NewMem()
+	hold := func() (*Dir, *Held) {
+		d, err := OpenDir(Options{FS: mem, Path: "/d/log", MetaDir: "/d/meta"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, cfg := &Held{}, testConfig()
+		if err := d.Hold(h, testTP, testID, &cfg, flushedFunc(func() {})); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := h.Open(); err != nil {
+			t.Fatal(err)
+		}
+		return d, h
+	}
+	d, h := hold()
+	fillLog(t, d, h.Log(), 80)
+	segments := h.Log().Segments()
+	v := h.Log().view.Load()
+	h.Log().SetCommitted(h.Log().End())
+	if err := h.Log().RaiseStart(v.segments[1].base + 1); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, d)
+	mem = mem.Clone()
+	d, h = hold()
+	l := h.Log()
+	if l.Segments() >= segments {
+		t.Fatalf("%d segments of %d: the test shows nothing", l.Segments(), segments)
+	}
+	want := Extent{l.Start(), l.End(), l.SizeBytes(), l.Segments(), 0}
+	if closed := d.closeAll([]*Held{h}); closed != 1 {
+		t.Fatal("the log was not closed")
+	}
+	if got := h.Extent(); got != want {
+		t.Errorf("a closed log is said to have %+v, it has %+v", got, want)
+	}
+	mustClose(t, d)
+}

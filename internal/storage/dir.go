@@ -39,6 +39,8 @@ type Options struct {
 	ProducerIDExpiry time.Duration // producer.id.expiration.ms; 24 h
 	PoisonBuffers    bool          // overwrite read buffers when they are released: for tests, to find a use after that
 	JournalBytes     int64         // of each file of the journal; 0: by the size of the volume, negative: no journal
+	PadBytes         int64         // the file of a segment that is appended to is longer than its batches, up to a multiple of it; 64 KiB, negative: it is not
+	PadFrom          int64         // bytes that a segment has before its file is made longer; 1 MiB
 	Reserve          bool          // keep a file in MetaDir whose room is given up for what else is there, see room.go
 }
 
@@ -51,6 +53,8 @@ func (o *Options) defaults() {
 	setDefault(&o.PointBytes, 16<<20)
 	setDefault(&o.UnflushedBytes, 256<<20)
 	setDefault(&o.ProducerIDExpiry, 24*time.Hour)
+	setDefault(&o.PadBytes, padToBytes)
+	setDefault(&o.PadFrom, padFromBytes)
 	setDefault(&o.ManifestDir, o.MetaDir)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -93,7 +97,8 @@ type Dir struct {
 	pool        *descriptors
 	indexes     *indexCache
 	buffers     buffers
-	vecs        sync.Pool // of *[MaxTogether][]byte, for one write of several batches
+	vecs        sync.Pool // of *[MaxTogether + 1][]byte, for one write of several batches and of zeros
+	zeros       []byte    // PadBytes of them
 	cold        *coldQueue
 
 	durable       atomic.Bool // everything that was in the log dir at the start is
@@ -160,6 +165,7 @@ func newDir(o Options) *Dir {
 	d.pool = pool
 	d.indexes = &indexCache{limit: o.IndexBytes}
 	d.buffers.poison = o.PoisonBuffers
+	d.zeros = make([]byte, max(0, o.PadBytes))
 	d.mu.logs, d.mu.wanted = map[partitionKey]*Held{}, map[*Log]bool{}
 	return d
 }

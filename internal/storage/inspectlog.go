@@ -323,10 +323,14 @@ func (p *partitionInspection) segment(i int) error {
 		p.whole, p.begun = false, false
 		next = d.Next
 		if p.mayBeTorn(s, d.Pos, d.First) {
-			if p.torn = true; d.Pos < w.size {
+			p.torn, p.sum.End = true, d.First
+			zeros, err := allZero(f, d.Pos, w.size) // an append leaves them for the next one
+			if err != nil {
+				return err
+			}
+			if !zeros {
 				p.found(Finding{Note, d.File, d.Pos, 0, 0, fmt.Sprintf("the last %d bytes are torn: %v", w.size-d.Pos, d.Err), "nothing: none of it was known to be durable, and the next start sets it aside", nil})
 			}
-			p.sum.End = d.First
 			return errTorn
 		}
 		damage = append(damage, d)

@@ -278,7 +278,7 @@ func (m *model) open() error {
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PoisonBuffers: true, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64, JournalBytes: []int64{-1, 32 << 10, 128 << 10}[m.rnd.IntN(3)]})
+	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PoisonBuffers: true, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64, PadFrom: 1, PadBytes: []int64{-1, 700, 4 << 10}[(int(m.id[2])+m.steps)%3], JournalBytes: []int64{-1, 32 << 10, 128 << 10}[m.rnd.IntN(3)]})
 	if err != nil {
 		return err
 	}

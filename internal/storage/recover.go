@@ -2,10 +2,12 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"math"
 	"path"
 	"slices"
@@ -145,7 +147,10 @@ func (l *Log) load(entry *manifestEntry) error {
 		return err
 	}
 	if recorded && entry.resting && len(l.mu.seals) == 0 && l.End() == start.offset && slices.Contains(l.endSnapshots, l.End()) {
-		l.rested, l.restedEnd = l.view.Load(), l.End()
+		// Segments below the log start were removed by now: then the manifest says too much.
+		if _, r := entry.decode(); r != nil && r.segments == int64(len(l.view.Load().segments)) {
+			l.rested, l.restedEnd = l.view.Load(), l.End()
+		}
 	}
 	return nil
 }
@@ -531,7 +536,11 @@ func (l *Log) cutAt(start scanStart, i int, good, next int64, why error) error {
 	l.view.Store(&view{slices.Clone(kept), v.logStart})
 	active := kept[len(kept)-1]
 	l.mu.seals = slices.DeleteFunc(l.mu.seals, func(s sealing) bool { return s.seg == active })
-	l.dir.log.Warn("log ends before its file does: the rest was not durable or is damaged, and was set aside",
+	level := slog.LevelWarn
+	if len(moved) == 0 {
+		level = slog.LevelDebug // zeros, as a segment that is written has them behind its batches
+	}
+	l.dir.log.Log(context.Background(), level, "log ends before its file does: the rest was not durable or is damaged, and was set aside",
 		"partition", l.tp.String(), "file", s.path(logSuffix), "pos", good, "logEndOffset", next, "reason", why.Error(), "movedTo", moved)
 	l.setEnd(next)
 	return nil

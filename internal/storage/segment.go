@@ -68,6 +68,7 @@ type segment struct {
 	named     bool  // its directory entry is known to be synced
 	dirty     bool  // has bytes behind the last sync
 	torn      bool  // a write failed half way: the file may have bytes behind the last batch
+	padded    int64 // the file has zeros from the last batch to here; of no meaning when that is not behind it
 	firstTsMs int64 // largest timestamp of the first batch, -1 if none
 	createdMs int64
 

@@ -669,7 +669,7 @@ func TestAppendAllWritesOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct{ batches, writes int }{{1, 1}, {8, 1}, {9, 2}, {3, 1}, {40, 5}} {
+	for _, c := range []struct{ batches, writes int }{{1, 1}, {MaxTogether, 1}, {MaxTogether + 1, 2}, {3, 1}, {5 * MaxTogether, 5}} {
 		writes = 0
 		var entries []Entry
 		for range c.batches {

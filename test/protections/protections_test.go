@@ -211,7 +211,7 @@ var protections = []protection{
 	{"reads look again", "internal/storage/read.go",
 		"return errors.Is(err, ErrClosed) && l.view.Load() != v // protection: look again", "return false", "./internal/storage", "TestDeletedFiles"},
 	{"torn tail is cut off before a roll", "internal/storage/log.go",
-		"if err := f.Truncate(seg.size.Load()); err != nil { // protection: torn tail", "_ = f\n\tif err := error(nil); err != nil {", "./internal/storage", "TestModel$"},
+		"if err := f.Truncate(seg.size.Load()); err != nil { // protection: torn tail", "_ = f\n\tif err := error(nil); err != nil {", "./internal/storage", "TestZerosBehindTheLastBatch$"},
 	{"snapshots behind the log end go", "internal/storage/recover.go",
 		"if err := l.dir.fs.Remove(name); err != nil { // protection: stale snapshots", "if err := error(nil); err != nil {", "./internal/storage", "TestStaleSnapshots"},
 	{"sync of a cleaned segment", "internal/storage/compact.go",
