@@ -124,6 +124,8 @@ type Log struct {
 		timerSet   bool
 		epochsGen  int64 // counts changes of epochs
 		cleaned    cleaned
+		marks      []mark // that nobody has seen, for the next ends
+		marksMade  int    // how many were made the last time
 	}
 	epochsSaved  int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
 	pointSegment int64 // the segment that the point in force names, -1 without one; guarded by files
@@ -421,13 +423,30 @@ func (l *Log) foldLocked(seg *segment, entries []Entry, pos int64) {
 	seg.appendedMs.Store(last.Options.NowMs)
 	seg.size.Store(end)
 	l.countLocked(end - pos)
-	l.end.Store(&mark{last.Batch.NextOffset(), seg, end, last.Batch.LeaderEpoch() + 1})
+	m := l.newMarkLocked()
+	*m = mark{last.Batch.NextOffset(), seg, end, last.Batch.LeaderEpoch() + 1}
+	l.end.Store(m)
 	// Without a flush policy nobody waits for the sync that a point makes: it is made only so often that a restart
 	// after a crash reads a bounded number of bytes.
 	if l.mu.sincePoint >= l.dir.opts.PointBytes && (l.mu.sincePoint > l.mu.lazy || l.dir.unpointed.Load() >= l.dir.opts.UnflushedBytes) {
 		l.dir.requestPoint(l)
 	}
 }
+
+// newMarkLocked is a mark that nobody has seen. A log that is written makes several at a time: an allocation for each append would be the
+// only one that a Produce request needs.
+func (l *Log) newMarkLocked() *mark {
+	if len(l.mu.marks) == 0 {
+		l.mu.marks = make([]mark, l.mu.marksMade+1)
+		l.mu.marksMade = min(2*l.mu.marksMade+1, mostMarks-1)
+	}
+	m := &l.mu.marks[0]
+	l.mu.marks = l.mu.marks[1:]
+	return m
+}
+
+// mostMarks are made at once: 1 KiB, which one that a reader keeps holds in memory.
+const mostMarks = 32
 
 // countLocked counts n appended bytes behind the last point, or with n < 0 that there is a new one.
 func (l *Log) countLocked(n int64) {
@@ -582,6 +601,7 @@ func (l *Log) rollLocked(nowMs int64) (*segment, error) {
 		l.dir.requestPoint(l)
 	}
 	l.view.Store(&view{append(slices.Clone(v.segments), seg), v.logStart})
+	l.mu.marks, l.mu.marksMade = nil, 0 // those beside them keep the segment before from being forgotten
 	l.end.Store(&mark{offset: base, seg: seg})
 	return seg, nil
 }

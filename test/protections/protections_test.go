@@ -210,6 +210,8 @@ var protections = []protection{
 		"full = l.raiseStart(start) // protection: start before deletion", "", "./internal/storage", "TestModel$"},
 	{"reads look again", "internal/storage/read.go",
 		"return errors.Is(err, ErrClosed) && l.view.Load() != v // protection: look again", "return false", "./internal/storage", "TestDeletedFiles"},
+	{"what is behind the last batch is cut off at a stop", "internal/storage/change.go",
+		"err = l.mendLocked(last) // protection: a stopped log ends with its last batch", "err = error(nil)", "./internal/storage", "TestZerosBehindTheLastBatch$"},
 	{"torn tail is cut off before a roll", "internal/storage/log.go",
 		"if err := f.Truncate(seg.size.Load()); err != nil { // protection: torn tail", "_ = f\n\tif err := error(nil); err != nil {", "./internal/storage", "TestZerosBehindTheLastBatch$"},
 	{"snapshots behind the log end go", "internal/storage/recover.go",
