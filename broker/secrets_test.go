@@ -157,7 +157,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 	s["a delegation token"] = string(delegated.HMAC)
 	s["a delegation token's text"] = base64.StdEncoding.EncodeToString(delegated.HMAC)
 	// Changes that are refused are told, their values are not.
-	for key, secret := range map[string]string{"listener.name.ssl.ssl.keystore.password": s.add("new-keystore"), "listener.name.sasl_ssl.plain.sasl.jaas.config": s.add("new-jaas"), "ssl.key.password": s.add("new-key"),
+	for key, secret := range map[string]string{"listener.name.sasl_ssl.ssl.keystore.password": s.add("new-keystore"), "listener.name.ssl.ssl.key.password": s.add("new-key"), "listener.name.sasl_ssl.plain.sasl.jaas.config": s.add("new-jaas"),
 		"delegation.token.secret.key": s.add("new-token-key")} {
 		if err := setBroker(t, admin, key, secret); err == nil {
 			t.Errorf("%s is taken", key)
@@ -165,6 +165,9 @@ func TestSecretsAreNotShown(t *testing.T) {
 			s.search(t, "the answer about "+key, err.Error())
 		}
 	}
+
+	// Of PEM a keystore's password is of no use, and taken.
+	must(t, setBroker(t, admin, "listener.name.ssl.ssl.keystore.password", s.add("unused")))
 
 	var told strings.Builder
 	for _, ids := range [][]int32{{1}, nil} {
