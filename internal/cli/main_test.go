@@ -133,13 +133,20 @@ func TestAccessCommands(t *testing.T) {
 
 // TestCommandsAgainstABroker runs against the broker of this repository, or with
 // MOLDAU_TEST_BOOTSTRAP against any other, such as Apache Kafka.
-func TestCommandsAgainstABroker(t *testing.T) {
+func TestCommandsAgainstABroker(t *testing.T) { runScripts(t, "testdata") }
+
+// TestCommandsWithABrokerOfTheirOwn has the scripts that others would notice: a quota of a default limits every client.
+func TestCommandsWithABrokerOfTheirOwn(t *testing.T) { runScripts(t, "testdata/alone") }
+
+// runScripts runs the scripts of a directory against one broker, all at once.
+func runScripts(t *testing.T, dir string) {
+	t.Helper()
 	address, http := os.Getenv("MOLDAU_TEST_BOOTSTRAP"), ""
 	if address == "" {
 		address, http = startBroker(t)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("MOLDAU_BOOTSTRAP_SERVERS", address)
 			e.Setenv("HTTP", http)
