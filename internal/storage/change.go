@@ -243,11 +243,11 @@ func (l *Log) leaveFiles() (now left, err error) {
 	}
 	last := v.segments[len(v.segments)-1]
 	l.mu.Lock()
-	excess := last.excess()
+	changed := last.excess() || last.dirty // protection: a cut is to be synced
 	// Kafka believes a clean stop and reads to the end of the file.
 	err = l.mendLocked(last) // protection: a stopped log ends with its last batch
 	l.mu.Unlock()
-	if err != nil || !excess && l.resting(v) {
+	if err != nil || !changed && l.resting(v) {
 		return now, err
 	}
 	last.finishIndex()

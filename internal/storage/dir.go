@@ -41,6 +41,7 @@ type Options struct {
 	JournalBytes     int64         // of each file of the journal; 0: by the size of the volume, negative: no journal
 	PadBytes         int64         // the file of a segment that is appended to is longer than its batches, up to a multiple of it; 64 KiB, negative: it is not
 	PadFrom          int64         // bytes that a segment has before its file is made longer; 1 MiB
+	QuietRound       time.Duration // what is longer than its batches is cut after one to two rounds without an append; 1 s
 	Reserve          bool          // keep a file in MetaDir whose room is given up for what else is there, see room.go
 }
 
@@ -55,6 +56,7 @@ func (o *Options) defaults() {
 	setDefault(&o.ProducerIDExpiry, 24*time.Hour)
 	setDefault(&o.PadBytes, padToBytes)
 	setDefault(&o.PadFrom, padFromBytes)
+	setDefault(&o.QuietRound, time.Second)
 	setDefault(&o.ManifestDir, o.MetaDir)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -129,12 +131,14 @@ type Dir struct {
 		deleted    []string                // directories that were being removed at the last stop
 		points     []*Log                  // want a point; each at most once
 		flushed    []*Log                  // have been flushed since their last flushed record; each at most once
-		noteDue    bool                    // flushedEvery is over for the first of them
+		noting     alarm                   // flushedEvery after the first of them
+		excess     []excessLog             // may have bytes behind their log ends (S19); each log at most once
+		cutting    alarm                   // QuietRound after the last round, as long as there are any
 		wanted     map[*Log]bool
 		doomed     []doomed // wait for their removal
 		closed     bool
 	}
-	wake chan struct{} // capacity 1: points is not empty, or closed
+	wake chan struct{} // capacity 1: points is not empty, an alarm is due, or closed
 	stop chan struct{} // closed with closed
 	wg   sync.WaitGroup
 
@@ -427,11 +431,42 @@ func (d *Dir) requestPoint(l *Log) {
 	}
 }
 
-// startPoints writes the points that were asked for, one log after the other, and the flushed records.
+// alarm has the goroutine of points look after something some time after the first wish for it. Guarded by Dir.mu.
+type alarm struct{ set, due bool }
+
+// setAlarmLocked sets a, unless it is set already. d.mu is held.
+func (d *Dir) setAlarmLocked(a *alarm, after time.Duration) {
+	if a.set {
+		return
+	}
+	a.set = true
+	time.AfterFunc(after, func() {
+		d.mu.Lock()
+		a.due = true
+		d.mu.Unlock()
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// takeAlarmLocked reports whether a was due, and lets it be set again. d.mu is held.
+func (d *Dir) takeAlarmLocked(a *alarm) bool {
+	if !a.due || d.mu.closed {
+		return false
+	}
+	*a = alarm{}
+	return true
+}
+
+// startPoints writes the points that were asked for, one log after the other, and the flushed records, and cuts off what is behind the ends
+// of logs.
 func (d *Dir) startPoints() {
 	defer d.wg.Done()
 	for range d.wake {
 		d.saveFlushed()
+		d.cutExcess()
 		for {
 			d.mu.Lock()
 			if d.mu.closed {

@@ -40,6 +40,8 @@
 //	S17 A log is recovered before its first use, and what is known of it before (Held) but for S9 is a hint.
 //	S18 Whoever uses a log has the only one that there is of the partition; one that nobody uses may be closed, and
 //	    opens as what it was: see Held and closer.go.
+//	S19 A file ends with its last batch, but for that of a log that is appended to, or that a killed broker left: behind the log end there may be zeros, or
+//	    what a failed write left. Once nothing is appended they are cut off, and never anything before the log end: see padding.go.
 //
 // # Files
 //

@@ -32,26 +32,15 @@ func (d *Dir) noteFlushed(l *Log) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.mu.flushed = append(d.mu.flushed, l)
-	if len(d.mu.flushed) > 1 {
-		return
-	}
-	time.AfterFunc(flushedEvery, func() {
-		d.mu.Lock()
-		d.mu.noteDue = true
-		d.mu.Unlock()
-		select {
-		case d.wake <- struct{}{}:
-		default:
-		}
-	})
+	d.setAlarmLocked(&d.mu.noting, flushedEvery)
 }
 
 // saveFlushed writes the flushed records that are due, synced together.
 func (d *Dir) saveFlushed() {
 	d.mu.Lock()
 	var logs []*Log
-	if d.mu.noteDue && !d.mu.closed {
-		logs, d.mu.flushed, d.mu.noteDue = d.mu.flushed, nil, false
+	if d.takeAlarmLocked(&d.mu.noting) {
+		logs, d.mu.flushed = d.mu.flushed, nil
 	}
 	d.mu.Unlock()
 	wrote := false

@@ -17,7 +17,7 @@ import (
 // noteNow has the flushed records written that are due later.
 func noteNow(d *Dir) {
 	d.mu.Lock()
-	d.mu.noteDue = true
+	d.mu.noting.due = true
 	d.mu.Unlock()
 	d.saveFlushed()
 }

@@ -126,6 +126,7 @@ type Log struct {
 		cleaned    cleaned
 		marks      []mark // that nobody has seen, for the next ends
 		marksMade  int    // how many were made the last time
+		excess     bool   // the log is in Dir.mu.excess (S19)
 	}
 	epochsSaved  int64 // epochsGen that leader-epoch-checkpoint has; guarded by files
 	pointSegment int64 // the segment that the point in force names, -1 without one; guarded by files
@@ -331,11 +332,6 @@ func (l *Log) writableLocked() error {
 
 // writeLocked writes the batches side by side from pos on. A failure leaves the log as it was: bytes behind the
 // log end do not count, and the next append to the segment overwrites them, or a roll cuts them off.
-//
-// A segment that is large already gets zeros behind the batches, up to a multiple of PadBytes, which the next batches overwrite. The page
-// cache has its pages in pieces as large as the write that made them, and as their place in the file allows: batches of 16 KiB at any byte
-// make pieces of 4 to 8 KiB. With zeros they come 64 KiB at a time, at half the processor time, for readers and write-back too. Behind the log end
-// zeros are what a lost write is: they do not count, recovery cuts them off without a word, and so do a roll and a stop.
 func (l *Log) writeLocked(seg *segment, entries []Entry, pos int64) error {
 	f, err := seg.pin()
 	if err != nil {
@@ -364,50 +360,13 @@ func (l *Log) writeLocked(seg *segment, entries []Entry, pos int64) error {
 	}
 	if err != nil {
 		seg.torn = true
+		l.noteExcessLocked()
 		return l.dir.failed(err)
 	}
-	seg.padded = max(seg.padded, end+int64(len(pad)))
-	return nil
-}
-
-// padLocked is what is written behind batches that end at byte end of seg.
-func (l *Log) padLocked(seg *segment, end int64) []byte {
-	unit := l.dir.opts.PadBytes
-	if unit <= 0 || end < l.dir.opts.PadFrom || end <= seg.padded || seg.torn { // where a write has failed there may be no room for zeros
-		return nil
+	if len(pad) > 0 {
+		seg.padded = end + int64(len(pad))
+		l.noteExcessLocked()
 	}
-	return l.dir.zeros[:(end+unit-1)/unit*unit-end]
-}
-
-// Padding reports whether zeros from byte end to the end of a segment's file of size bytes are what an append leaves there for the next one.
-func Padding(end, size int64) bool {
-	return end >= padFromBytes && size-end < padToBytes && size%padToBytes == 0
-}
-
-// The defaults of Options.PadFrom and Options.PadBytes.
-const (
-	padFromBytes = 1 << 20
-	padToBytes   = 64 << 10
-)
-
-// excess reports whether the file may have bytes behind the last batch; Log.mu is held.
-func (s *segment) excess() bool { return s.torn || s.padded > s.size.Load() }
-
-// mendLocked cuts off the zeros behind the last batch and what a failed write left there, before the segment is closed: whoever
-// reads the file would take it for the end of the log.
-func (l *Log) mendLocked(seg *segment) error {
-	if !seg.excess() {
-		return nil
-	}
-	f, err := seg.pin()
-	if err != nil {
-		return l.dir.failed(err)
-	}
-	defer seg.unpin()
-	if err := f.Truncate(seg.size.Load()); err != nil { // protection: torn tail
-		return l.dir.failed(err)
-	}
-	seg.torn, seg.padded, seg.dirty = false, 0, true
 	return nil
 }
 

@@ -95,6 +95,7 @@ type model struct {
 	committed int64 // the largest high watermark that the log was told
 	late      *rand.Rand
 	idle      *rand.Rand // its own, too
+	quiet     *rand.Rand // and its own
 	stopped   *Extent    // what a clean stop left, nil if the last one was none
 	disk      *faultyDisk
 	reader    *Reader
@@ -278,7 +279,7 @@ func (m *model) open() error {
 	if *verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PoisonBuffers: true, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64, PadFrom: 1, PadBytes: []int64{-1, 700, 4 << 10}[(int(m.id[2])+m.steps)%3], JournalBytes: []int64{-1, 32 << 10, 128 << 10}[m.rnd.IntN(3)]})
+	dir, err := OpenDir(Options{FS: vfs.NewFault(m.mem, m.disk.rule), Path: "/data/log", MetaDir: "/data/meta", Log: log, PoisonBuffers: true, PointBytes: int64(3000 + m.rnd.IntN(30_000)), OpenFiles: 1 + m.rnd.IntN(3), IndexBytes: 64, PadFrom: 1, QuietRound: time.Hour, PadBytes: []int64{-1, 700, 4 << 10}[(int(m.id[2])+m.steps)%3], JournalBytes: []int64{-1, 32 << 10, 128 << 10}[m.rnd.IntN(3)]})
 	if err != nil {
 		return err
 	}
@@ -776,6 +777,14 @@ func (m *model) step() error {
 			return err
 		}
 	}
+	if m.quiet == nil {
+		m.quiet = rand.New(rand.NewPCG(uint64(m.id[2]), 16))
+	}
+	if m.quiet.IntN(8) == 0 {
+		if err := m.cutExcess(); err != nil {
+			return err
+		}
+	}
 	m.nowMs += int64(m.rnd.IntN(3000))
 	switch k := m.rnd.IntN(100); {
 	case k < 40:
@@ -921,6 +930,33 @@ func (m *model) closeIdle() error {
 	}
 	m.tried = max(m.tried, l.Start())
 	return m.check()
+}
+
+// cutExcess makes the rounds that cut off what is behind the log end (S19): the second one in a row does it at the latest.
+func (m *model) cutExcess() error {
+	rounds := 1 + m.quiet.IntN(2)
+	left := 0
+	for range rounds {
+		left = cutRound(m.dir)
+	}
+	v := m.log.view.Load()
+	if err := m.dir.Err(); err != nil || left > 0 || len(v.segments) == 0 {
+		m.note("%d rounds of cuts: left %d, %v", rounds, left, err)
+		if err == nil && rounds == 2 && left > 0 {
+			return errors.New("S19: the log is not cut")
+		}
+		return err
+	}
+	last := v.segments[len(v.segments)-1]
+	info, err := m.mem.Stat(last.path(logSuffix))
+	m.note("%d rounds of cuts: %d bytes", rounds, info.Size)
+	if err != nil {
+		return err
+	}
+	if info.Size != last.size.Load() {
+		return fmt.Errorf("S19: the file of a quiet log has %d bytes, its batches %d", info.Size, last.size.Load())
+	}
+	return nil
 }
 
 // heldPlan is a read that goes on while the log changes (S8).

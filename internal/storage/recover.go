@@ -639,7 +639,8 @@ func (l *Log) setEnd(next int64) {
 func (l *Log) settle(start scanStart, pointed, changed bool) error {
 	v := l.view.Load()
 	found := !pointed || l.End() != start.offset || start.index != len(v.segments)-1
-	if changed || found && !(l.mu.present && l.dir.durable.Load()) {
+	synced := changed || found && !(l.mu.present && l.dir.durable.Load())
+	if synced {
 		for i := start.index; i < len(v.segments); i++ {
 			if err := v.segments[i].sync(); err != nil { // protection: recovered sync
 				return err
@@ -651,6 +652,11 @@ func (l *Log) settle(start scanStart, pointed, changed bool) error {
 	}
 	for i := start.index; i < len(v.segments); i++ {
 		v.segments[i].dirty = false
+	}
+	if e := l.dir.manifest.entry(l.key()); !synced && !l.dir.durable.Load() && !(l.dir.cleanly && e != nil && e.resting) {
+		// It ends with its last batch, but perhaps only in memory: a process that was killed had cut it (S19), and a power loss takes that back. That may not be once another
+		// segment has followed.
+		v.segments[len(v.segments)-1].dirty = true // protection: a cut before a kill is to be synced
 	}
 	l.safe.Store(l.end.Load())
 	if !l.mu.present {

@@ -88,6 +88,33 @@ func TestDumpLog(t *testing.T) {
 	}
 }
 
+// TestDumpLogOfALiveTopic: soon after the last append the segment of a broker that goes on running ends with its last batch, so that Kafka's tools and backups
+// read it to its end.
+func TestDumpLogOfALiveTopic(t *testing.T) {
+	b := startBroker(t)
+	const topic, records = "live", 3000
+	b.createTopic(topic, 1)
+	c := b.client(kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(32<<10))
+	var sent []*kgo.Record
+	for range records {
+		sent = append(sent, &kgo.Record{Value: []byte(strings.Repeat("v", 1000))})
+	}
+	must(t, c.ProduceSync(deadline(t, time.Minute), sent...).FirstErr())
+	path := filepath.Join(b.logDir(), topic+"-0", "00000000000000000000.log")
+	for until := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		data, err := os.ReadFile(path)
+		must(t, err)
+		if len(data) >= records*1000 && !strings.HasSuffix(string(data), strings.Repeat("\x00", 64)) {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("the segment has %d bytes, with zeros at the end", len(data))
+		}
+	}
+	args := []string{"--deep-iteration", "--print-data-log"}
+	checkLogDump(t, dump(t, []string{path}, args...), map[string]int64{topic + "-0": records}, args)
+}
+
 // The tool exits with 0 whatever it finds, so what it prints is searched for everything it can complain of.
 var dumpComplaint = regexp.MustCompile(`(?i)mismatch|out of order|not found|is followed by|isvalid: false|Exception|Error at|invalid bytes|could not|corrupt|WARN|ERROR`)
 
