@@ -342,7 +342,7 @@ func (l *Log) writeLocked(seg *segment, entries []Entry, pos int64) error {
 	for i := range entries {
 		end += int64(entries[i].Batch.Size())
 	}
-	pad := l.padLocked(seg, end)
+	pad := l.padLocked(seg, end, entries[0].Options.NowMs)
 	if len(entries) == 1 && len(pad) == 0 {
 		_, err = f.WriteAt(entries[0].Batch, pos)
 	} else {

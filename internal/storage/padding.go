@@ -24,11 +24,14 @@ func Padding(end, size int64) bool {
 	return end >= padFromBytes && size-end < padToBytes && size%padToBytes == 0
 }
 
-// padLocked is what is written behind batches that end at byte end of seg.
-func (l *Log) padLocked(seg *segment, end int64) []byte {
+// padLocked is what is written behind batches that come now and end at byte end of seg.
+func (l *Log) padLocked(seg *segment, end, nowMs int64) []byte {
 	unit := l.dir.opts.PadBytes
 	if unit <= 0 || end < l.dir.opts.PadFrom || end <= seg.padded || seg.torn { // where a write has failed there may be no room for zeros
 		return nil
+	}
+	if nowMs-seg.appendedMs.Load() > l.dir.opts.QuietRound.Milliseconds() {
+		return nil // appends are so rare that the zeros would be cut off before the next one
 	}
 	return l.dir.zeros[:(end+unit-1)/unit*unit-end]
 }

@@ -373,3 +373,20 @@ func TestCutBeforeAKillIsDurable(t *testing.T) {
 		}
 	}
 }
+
+// An append that comes after a round's time without one gets no zeros, which would only be cut off again; the one right behind it does.
+func TestNoZerosBehindRareAppends(t *testing.T) {
+	mem := vfs.NewMem()
+	d, l := openPadded(t, mem, nil)
+	appendPadded(t, l, 10)
+	cutRound(d)
+	cutRound(d)
+	nowMs := int64(1000)
+	for _, afterMs := range []int64{time.Hour.Milliseconds() + 1, 2 * time.Hour.Milliseconds(), 0} {
+		nowMs += afterMs
+		_, err := l.Append(batch(t, strings.Repeat("v", 200)), AppendOptions{NowMs: nowMs})
+		must(t, err)
+		fileEnds(t, "after an append", mem, l, afterMs == 0)
+	}
+	mustClose(t, d)
+}
