@@ -455,7 +455,10 @@ func (m *model) findRefused(end int64) error {
 		return err
 	}
 	for _, b := range m.refused {
-		if bytes.Equal(b, got) && next == end {
+		if bytes.Equal(b, got) && next == end && b.BaseOffset() >= m.safe {
+			for len(m.batches) > 0 && m.modelEnd() > b.BaseOffset() { // what came in its place, and is lost
+				m.batches = m.batches[:len(m.batches)-1]
+			}
 			m.batches = append(m.batches, b)
 			return nil
 		}
