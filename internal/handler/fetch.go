@@ -188,7 +188,8 @@ func (c *fetchCall) encode() []wire.Piece {
 }
 
 // mustWait charges the response as it stands. Where the client has to wait first, it gets an empty one at once, and is charged no
-// bytes for it; what it would have got is there for its next fetch.
+// bytes for it; what it would have got is there for its next fetch. A response that is the first to overdraw what the client may have leaves as it is,
+// and he waits after it.
 func (c *fetchCall) mustWait() bool {
 	if !c.rc.metered || c.isReplica() {
 		return false
@@ -204,12 +205,17 @@ func (c *fetchCall) mustWait() bool {
 		}
 	}
 	ms := c.rc.chargeWork()
-	ms = max(ms, c.rc.chargeResponse(bytes, ms))
+	first := ms > 0
+	if first {
+		bytes = 0 // they do not leave
+	}
+	bytesMs, refused := c.rc.takeFetched(bytes)
+	ms = max(ms, bytesMs)
 	c.resp.ThrottleMs, c.throttle = int32(ms), milliseconds(ms)
-	if ms > 0 {
+	if first = first || refused; first {
 		c.resp.Topics, c.resp.Brokers = c.resp.Topics[:0], nil
 	}
-	return ms > 0
+	return first
 }
 
 // isReplica reports whether another broker asks, on whom there are no quotas.

@@ -20,7 +20,6 @@ import (
 
 	"moldau/internal/network"
 	"moldau/internal/partition"
-	"moldau/internal/quota"
 	"moldau/internal/record"
 	"moldau/internal/storage"
 	"moldau/internal/vfs"
@@ -321,7 +320,7 @@ func (c *produceCall) throttleMs() int64 {
 	if !c.rc.metered {
 		return 0
 	}
-	ms := c.rc.charge(quota.ProducerByteRate, float64(c.rc.size))
+	ms := c.rc.takeProduced(c.rc.size)
 	if c.req.Acks != 0 {
 		ms = max(ms, c.rc.chargeWork())
 	}

@@ -99,41 +99,42 @@ func (rc *requestContext) account(k quota.Key) *payment {
 	return nil
 }
 
-// charge charges the request's client for what it used of a key, and says how long it has to wait because of it.
-func (rc *requestContext) charge(k quota.Key, amount float64) (throttleMs int64) {
-	if p := rc.account(k); p != nil {
-		q := rc.table.quotas
-		t := &q.tables[p.table]
-		t.mu.Lock()
-		throttleMs = t.t.Charge(&p.account, amount, q.nowMs())
-		t.mu.Unlock()
-	}
+// takeProduced takes the bytes of a produce request, and says how long its client has to wait because of them.
+func (rc *requestContext) takeProduced(bytes int64) (throttleMs int64) {
+	throttleMs, _, _ = rc.takeOf(quota.ProducerByteRate, float64(bytes), false)
 	return throttleMs
 }
 
-// chargeResponse charges the bytes of a response with records if they may leave now; else how long the client has to wait.
-func (rc *requestContext) chargeResponse(bytes int64, waitsMs int64) (throttleMs int64) {
-	p := rc.account(quota.ConsumerByteRate)
+// takeFetched takes the bytes of a response with records, unless they must not leave now, and says how long the client has to wait in any case.
+func (rc *requestContext) takeFetched(bytes int64) (throttleMs int64, refused bool) {
+	if throttleMs, _, refused = rc.takeOf(quota.ConsumerByteRate, float64(bytes), true); refused {
+		return throttleMs, true
+	}
+	throttleMs, _, _ = rc.takeOf(quota.ConsumerByteRate, 0, false) // for as long as they have overdrawn
+	return throttleMs, false
+}
+
+// mostBytes is the most that a fetch is answered with, apart from one batch.
+func (rc *requestContext) mostBytes(asked int32) int32 {
+	if p := rc.account(quota.ConsumerByteRate); p != nil {
+		return int32(min(float64(asked), quota.MostAtOnce(rc.table.quotas.tables[p.table].t.Rates, p.account.Key, p.account.Limit)))
+	}
+	return asked
+}
+
+// takeOf takes an amount of a key out of the account of the request's client, at nowMs; see quota.Meter.
+func (rc *requestContext) takeOf(k quota.Key, amount float64, strict bool) (throttleMs, nowMs int64, refused bool) {
+	p := rc.account(k)
 	if p == nil {
-		return 0
+		return 0, 0, false
 	}
 	q := rc.table.quotas
 	t := &q.tables[p.table]
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := q.nowMs()
-	if throttleMs = t.t.Charge(&p.account, float64(bytes), now); throttleMs > 0 || waitsMs > 0 {
-		t.t.Credit(&p.account, float64(bytes), now) // they do not leave
-	}
-	return throttleMs
-}
-
-// mostBytes is the most that a fetch may ask for and have a chance to get.
-func (rc *requestContext) mostBytes(asked int32) int32 {
-	if p := rc.account(quota.ConsumerByteRate); p != nil {
-		return int32(min(float64(asked), quota.MostInWindow(rc.table.quotas.tables[p.table].t.Rates, p.account.Limit)))
-	}
-	return asked
+	nowMs = q.nowMs()
+	throttleMs, refused = t.t.Take(&p.account, amount, strict, nowMs)
+	return throttleMs, nowMs, refused
 }
 
 // percentPerSecond is what a second of a thread is to request_percentage.
@@ -149,11 +150,16 @@ func (rc *requestContext) work(began time.Time) {
 // chargeWork charges the time for which the request kept threads busy, with that of receiving and sending on its connection since the
 // one before, and says how long the client has to wait because of it.
 func (rc *requestContext) chargeWork() (throttleMs int64) {
-	if rc.account(quota.RequestPercentage) == nil {
+	p := rc.account(quota.RequestPercentage)
+	if p == nil {
 		return 0
 	}
 	took := rc.worked + rc.conn.TakeWork()
-	return rc.charge(quota.RequestPercentage, percentPerSecond*took.Seconds())
+	q := rc.table.quotas
+	t := &q.tables[p.table]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.t.Charge(&p.account, percentPerSecond*took.Seconds(), q.nowMs())
 }
 
 // limitsMutations reports whether the client has a quota of mutations of the controller.
@@ -164,16 +170,7 @@ func (rc *requestContext) limitsMutations() bool {
 // take takes mutations of the controller out of the client's account. refused: it has none left, and this one is not to be done.
 // The answer then says how long the client has to wait, and so does that of one that was not refused where strict is false (KIP-599).
 func (rc *requestContext) take(mutations int, strict bool) (refused bool) {
-	p := rc.account(quota.ControllerMutationRate)
-	if p == nil {
-		return false
-	}
-	q := rc.table.quotas
-	t := &q.tables[p.table]
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := q.nowMs()
-	ms, refused := t.t.Take(&p.account, float64(mutations), strict, now)
+	ms, now, refused := rc.takeOf(quota.ControllerMutationRate, float64(mutations), strict)
 	if ms > 0 {
 		rc.owedUntilMs = now + ms
 	}

@@ -49,9 +49,8 @@ func (b *broker) reply(t testing.TB, frame []byte) ([]byte, network.Reply) {
 	return out, reply
 }
 
-// The first charge of a meter counts over ten seconds (11 samples but one), whatever the clock says: n bytes at one a second take n
-// seconds, of which ten are free.
-func firstThrottle(n int) time.Duration { return time.Duration(n-10) * time.Second }
+// firstThrottle is for how long n bytes overdraw a full bucket, at one a second: it has half of one.
+func firstThrottle(n int) time.Duration { return time.Duration(n)*time.Second - time.Second/2 }
 
 func TestProduceIsThrottled(t *testing.T) {
 	b := newBroker(t)
@@ -85,8 +84,8 @@ func frameAs(client string, req kmsg.Request) []byte {
 	return kmsg.NewRequestFormatter(kmsg.FormatterClientID(client)).AppendRequest(nil, req, testCorrelationID)[4:]
 }
 
-// A throttled fetch is answered empty at once, is charged nothing, and what it would have got comes with a later one: also in a session, and also when the session
-// would begin with it.
+// A fetch may overdraw the bucket: else a batch that is larger would never be read. One that finds it overdrawn is answered empty at once, takes nothing, and what it
+// would have got comes with a later one: also in a session, and also when the session would begin with it.
 func TestFetchIsThrottled(t *testing.T) {
 	b := newBroker(t)
 	id := b.withTopic(t, "t", 2)
@@ -99,28 +98,43 @@ func TestFetchIsThrottled(t *testing.T) {
 		if version >= 12 {
 			counted--
 		}
-		b.limit(t, quota.ConsumerByteRate, 1)
-		for range 2 { // nothing was charged, so the second waits as long
-			out, reply := b.reply(t, frameOf(full))
+		client := fmt.Sprint("client-", version)
+		b.limitOf(t, quota.Entity{ClientID: quota.Named(client)}, quota.ConsumerByteRate, 1)
+		began := time.Now()
+		for n := range 3 {
+			out, reply := b.reply(t, frameAs(client, full))
 			resp := parseResponse(t, full, version, out[4:]).(*kmsg.FetchResponse)
-			// With one byte a second nobody may ask for more than ten, so there is one batch: see fetch.max.bytes.
+			if n == 0 {
+				// With one byte a second nobody may ask for more, so there is one batch: see fetch.max.bytes.
+				got := len(out) - 4
+				if version >= 12 {
+					got--
+				}
+				if want := firstThrottle(got); reply.Throttle != want || resp.ThrottleMillis != int32(want/time.Millisecond) || got < counted/4 || got > counted {
+					t.Errorf("v%d: the first is muted for %v, want %v, and has %d bytes of %d", version, reply.Throttle, want, got, counted)
+				}
+				continue
+			}
+			// Nothing was charged, so the third waits as long as the second, but for the time that has passed.
 			if reply.Throttle <= 0 || reply.Throttle > firstThrottle(counted) || len(resp.Topics) != 0 || resp.ThrottleMillis != int32(reply.Throttle/time.Millisecond) || resp.ErrorCode != 0 {
 				t.Errorf("v%d: muted for %v, at most %v; %+v", version, reply.Throttle, firstThrottle(counted), resp)
 			}
 		}
-	}
-	for _, u := range b.QuotaUsage() {
-		if u.PerSecond != 0 || u.Throttled == 0 {
-			t.Errorf("used by throttled fetches: %+v", u)
+		for _, u := range b.QuotaUsage() {
+			if u.Payer.ClientID.Name() == client && time.Since(began) < 10*time.Second && (u.PerSecond <= 0 || u.PerSecond > float64(counted)/10 || u.Throttled != 3) {
+				t.Errorf("used by one fetch of at most %d bytes: %+v", counted, u)
+			}
 		}
 	}
 
+	b.limit(t, quota.ConsumerByteRate, 1)
+	b.fetch(t, fetchRequest(13, "", id, 0)) // overdraws
 	first := fetchRequest(13, "", id, 0, 0)
 	first.SessionEpoch = 0
 	if resp := b.fetch(t, first); resp.SessionID != 0 || resp.ThrottleMillis == 0 {
 		t.Errorf("a throttled fetch has made a session: %+v", resp)
 	}
-	b.limit(t, quota.ConsumerByteRate, 1<<20)
+	b.limit(t, quota.ConsumerByteRate, 0)
 	session := b.fetch(t, first).SessionID
 	if session == 0 {
 		t.Fatal("no session")
@@ -143,14 +157,14 @@ func TestFetchIsThrottled(t *testing.T) {
 	}
 }
 
-// A client that takes only a little at a time can go on: no fetch asks for more than it can ever get.
-func TestFetchAsksForNoMoreThanTheWindow(t *testing.T) {
+// A fetch does not overdraw the bucket by much, however much it asks for.
+func TestFetchAsksForNoMoreThanHalfTheBucket(t *testing.T) {
 	b := newBroker(t)
 	id := b.withTopic(t, "t", 1)
 	for range 20 {
 		b.reply(t, frameOf(produceRequest(13, "", id, 1, batchOf(t, string(make([]byte, 1000))))))
 	}
-	b.limit(t, quota.ConsumerByteRate, 500) // 5000 bytes in a window
+	b.limit(t, quota.ConsumerByteRate, 20_000)
 	resp := b.fetch(t, fetchRequest(13, "", id, 0))
 	if n := len(resp.Topics[0].Partitions[0].RecordBatches); resp.ThrottleMillis != 0 || n > 5000 || n < 3000 {
 		t.Errorf("%d bytes, throttled for %d ms", n, resp.ThrottleMillis)

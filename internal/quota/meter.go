@@ -55,42 +55,53 @@ func shortened(name string) string {
 // Meter is what the payer of an account has used of its key. The zero value has used nothing.
 type Meter struct {
 	rate   Rate
-	bucket Bucket // of ControllerMutationRate
+	bucket Bucket // of keys of which is taken
 }
 
-// Charge records an amount and says how long the client has to wait because of it, in milliseconds (ClientQuotaManager): bytes, or
-// percent of a core for a second. The time for requests and connections is at most one sample's (KIP-124, 612).
-func (m *Meter) Charge(w Window, k Key, limit, amount float64, nowMs int64) (throttleMs int64) {
-	if k == ControllerMutationRate {
-		panic("BUG: mutations are taken, not charged")
-	}
+// Charge records what was used of RequestPercentage, in percent of a thread for a second, or of ConnectionCreationRate. It says how long the client has
+// to wait because of it, in milliseconds: as Kafka's sensors (QuotaUtils), one sample's time at most (KIP-124, 612).
+func (m *Meter) Charge(w Window, limit, amount float64, nowMs int64) (throttleMs int64) {
 	m.rate.Record(w, amount, nowMs)
 	rate, over := m.rate.PerSecond(w, nowMs)
-	throttleMs = excessMs(rate, limit, over)
-	if k == RequestPercentage || k == ConnectionCreationRate {
-		throttleMs = min(throttleMs, w.LengthMs)
-	}
-	return throttleMs
+	return min(excessMs(rate, limit, over), w.LengthMs)
 }
 
 // Credit takes back what was charged at the same time and did not happen.
 func (m *Meter) Credit(w Window, amount float64, nowMs int64) { m.rate.Record(w, -amount, nowMs) }
 
-// Take takes mutations of the controller out of the bucket (KIP-599). A strict one is refused, and takes nothing, while the
-// bucket is overdrawn: throttleMs is then how long that lasts. One that is not strict is never refused, but waits for as long as it has overdrawn it.
-func (m *Meter) Take(w Window, limit, mutations float64, strict bool, nowMs int64) (throttleMs int64, refused bool) {
+// Take takes an amount of one of the other keys out of its bucket. A strict one is refused, and takes nothing, while the bucket is
+// overdrawn: throttleMs is then how long that lasts. One that is not strict is never refused, but waits for as long as it has overdrawn it.
+func (m *Meter) Take(w Window, k Key, limit, amount float64, strict bool, nowMs int64) (throttleMs int64, refused bool) {
+	holds, owes := bucketSize(w, k, limit)
 	if strict {
-		if throttleMs, refused = m.bucket.overdrawn(w, limit, nowMs); refused {
+		if throttleMs, refused = m.bucket.overdrawn(holds, limit, nowMs); refused {
 			return throttleMs, true
 		}
 	}
-	m.rate.Record(w, mutations, nowMs)
-	m.bucket.take(w, limit, mutations, nowMs)
+	m.rate.Record(w, amount, nowMs)
+	m.bucket.take(holds, owes, limit, amount, nowMs)
 	if strict {
 		return 0, false
 	}
-	throttleMs, _ = m.bucket.overdrawn(w, limit, nowMs)
+	throttleMs, _ = m.bucket.overdrawn(holds, limit, nowMs)
 	return throttleMs, false
+}
+
+// bucketSize is what a full bucket has, and how much several requests together can overdraw it: of mutations of the controller what the limit allows in a whole
+// window, and anything (KIP-599); of bytes what it allows in half a sample, and in a hundred. docs/adr/0019 says why bytes are not measured as in Kafka.
+func bucketSize(w Window, k Key, limit float64) (holds, owes float64) {
+	if k == ControllerMutationRate {
+		return limit * float64(w.SpanMs()) / 1000, math.Inf(1)
+	}
+	sample := limit * float64(w.LengthMs) / 1000
+	return sample / 2, 100 * sample
+}
+
+// MostAtOnce is the most bytes that a request should ask for, half the bucket: who always wants more has got, at any time, no more than
+// a full bucket, what the limit allowed since, and this. That is 30.75 seconds' worth after 30 seconds, with samples of one.
+func MostAtOnce(w Window, k Key, limit float64) float64 {
+	holds, _ := bucketSize(w, k, limit)
+	return holds / 2
 }
 
 // PerSecond is the rate at which the key is used.
@@ -101,13 +112,7 @@ func (m *Meter) PerSecond(w Window, nowMs int64) float64 {
 
 // Forgotten reports whether a new Meter would say the same, so that this one need not be kept: nothing is left in the window, and the
 // bucket is full. limit is that of now.
-func (m *Meter) Forgotten(w Window, limit float64, nowMs int64) bool {
-	m.bucket.fill(w, limit, nowMs)
-	return m.rate.forgotten(w, nowMs) && m.bucket.tokens >= limit*float64(w.SpanMs())/1000
-}
-
-// MostInWindow is the most that can be used at once without waiting: whoever has used nothing lately and takes more has to wait in
-// any case. A fetch asks for no more, or it would never get anything.
-func MostInWindow(w Window, limit float64) float64 {
-	return limit * float64(w.Samples-1) * float64(w.LengthMs) / 1000
+func (m *Meter) Forgotten(w Window, k Key, limit float64, nowMs int64) bool {
+	holds, _ := bucketSize(w, k, limit)
+	return m.rate.forgotten(w, nowMs) && m.bucket.full(holds, limit, nowMs)
 }

@@ -39,14 +39,16 @@ func TestMetersAreKafkas(t *testing.T) {
 		var got int64
 		refused := false
 		if bucket {
-			got, refused = m.Take(w, limit, amount, refusedToo || strings.HasSuffix(in.Text(), "strict"), now)
+			got, refused = m.Take(w, ControllerMutationRate, limit, amount, refusedToo || strings.HasSuffix(in.Text(), "strict"), now)
 		} else {
 			bound := m
 			bound.rate.samples = append([]sample(nil), m.rate.samples...)
-			if got := bound.Charge(w, RequestPercentage, limit, amount, now); got != bounded {
+			if got := bound.Charge(w, limit, amount, now); got != bounded {
 				t.Fatalf("line %d: a request waits for %d ms, Kafka's for %d", lines+1, got, bounded)
 			}
-			got = m.Charge(w, ProducerByteRate, limit, amount, now)
+			m.Charge(w, limit, amount, now)
+			rate, over := m.rate.PerSecond(w, now)
+			got = excessMs(rate, limit, over) // what Kafka does not bound is the rate's answer all the same
 			if back {
 				m.Credit(w, amount, now)
 			}
@@ -117,24 +119,26 @@ func TestForgottenMetersMakeNoDifference(t *testing.T) {
 			if now += rnd.Int64N(600); rnd.IntN(30) == 0 {
 				now += rnd.Int64N(3 * w.SpanMs())
 			}
-			if dropped.Forgotten(w, limit, now) {
+			if dropped.Forgotten(w, key, limit, now) {
 				dropped = &Meter{}
 				drops++
 			}
 			amount := limit * rnd.Float64() * float64(w.SpanMs()) / 1000 / 4
-			if key == ControllerMutationRate {
+			if key == RequestPercentage {
+				if a, b := kept.Charge(w, limit, amount, now), dropped.Charge(w, limit, amount, now); a != b {
+					t.Fatalf("seed %d, step %d: %d ms, dropped %d ms", seed, i, a, b)
+				}
+				model.record(amount, now)
+			} else {
 				strict := rnd.IntN(2) == 0
-				a, ra := kept.Take(w, limit, amount, strict, now)
-				b, rb := dropped.Take(w, limit, amount, strict, now)
+				a, ra := kept.Take(w, key, limit, amount, strict, now)
+				b, rb := dropped.Take(w, key, limit, amount, strict, now)
 				if a != b || ra != rb {
 					t.Fatalf("seed %d, step %d: %d ms %v, dropped %d ms %v", seed, i, a, ra, b, rb)
 				}
-				continue
-			}
-			a, b := kept.Charge(w, key, limit, amount, now), dropped.Charge(w, key, limit, amount, now)
-			model.record(amount, now)
-			if a != b {
-				t.Fatalf("seed %d, step %d: %d ms, dropped %d ms", seed, i, a, b)
+				if !ra {
+					model.record(amount, now)
+				}
 			}
 			if want := model.rate(now); math.Abs(kept.PerSecond(w, now)-want) > want/1e9 {
 				t.Fatalf("seed %d, step %d: %v a second, want %v", seed, i, kept.PerSecond(w, now), want)
@@ -180,12 +184,88 @@ func TestPayerFollowsFromTheRule(t *testing.T) {
 	}
 }
 
+// Who sends or reads as fast as he is let, and waits as he is told, gets within 5 % of his limit from the first byte on, over any time of 30 seconds or
+// more. He may have five requests in flight, each with a latency of its own, as long as together they are no more than the limit allows in a second.
+func TestBytesKeepToTheLimit(t *testing.T) {
+	w := Window{11, 1000}
+	for seed := range uint64(100) {
+		rnd := rand.New(rand.NewPCG(seed, 19))
+		key := []Key{ProducerByteRate, ConsumerByteRate}[seed%2]
+		inFlight := 1 + rnd.IntN(5)
+		largest := 1 + rnd.Float64()*1e6
+		limit := largest * float64(inFlight) * (1 + 20*rnd.Float64())
+		if key == ConsumerByteRate {
+			inFlight, limit = 1, 1000+rnd.Float64()*1e8
+		}
+		began := int64(1_700_000_000_000)
+		var m Meter
+		got := 0.0
+		// Each connection of a client sends what is in flight, waits for the answers and for the longest of the times in them.
+		for now, until := began, began+300_000; now < until; {
+			var throttled int64
+			for range inFlight {
+				if key == ProducerByteRate {
+					amount := largest * (0.2 + 0.8*rnd.Float64())
+					ms, _ := m.Take(w, key, limit, amount, false, now)
+					got, throttled = got+amount, max(throttled, ms)
+					continue
+				}
+				amount := min(50e6, MostAtOnce(w, key, limit))
+				ms, refused := m.Take(w, key, limit, amount, true, now)
+				if refused {
+					throttled = max(ms, 1)
+				} else {
+					got += amount
+				}
+			}
+			// At the latest and the earliest moment at which that is what he has.
+			after := float64(now-began) / 1000
+			if after >= 30 && got > 1.05*limit*after+1 {
+				t.Fatalf("seed %d, %v: %.0f bytes in %v s, with %.0f a second", seed, key, got, after, limit)
+			}
+			latency := largest / limit * 200 // he would be five times as fast by himself
+			if key == ConsumerByteRate {
+				latency = 100
+			}
+			now += throttled + rnd.Int64N(1+int64(latency))
+			if after = float64(now-began) / 1000; after >= 30 && got < 0.95*limit*after {
+				t.Fatalf("seed %d, %v: only %.0f bytes in %v s, with %.0f a second", seed, key, got, after, limit)
+			}
+		}
+	}
+}
+
+// What is larger than all that fits is let through when something is left, and paid for by what comes next.
+func TestBytesMayOverdraw(t *testing.T) {
+	w := Window{11, 1000}
+	var m Meter
+	now := int64(1_700_000_000_000)
+	if ms, refused := m.Take(w, ConsumerByteRate, 1000, 500_000, true, now); ms != 0 || refused {
+		t.Fatalf("%d ms, refused %v", ms, refused)
+	}
+	if ms, _ := m.Take(w, ConsumerByteRate, 1000, 1, false, now); ms != 499_500 {
+		t.Fatalf("a byte more of a debt as large as that makes it %d ms", ms)
+	}
+	for _, step := range []struct {
+		afterMs, waitMs int64
+	}{{0, 499_500}, {499_499, 1}, {499_500, 0}, {499_501, 499_999}} {
+		ms, refused := m.Take(w, ConsumerByteRate, 1000, 500_000, true, now+step.afterMs)
+		if ms != step.waitMs || refused != (step.waitMs > 0) {
+			t.Errorf("after %d ms: %d ms, refused %v", step.afterMs, ms, refused)
+		}
+	}
+}
+
 // A charge allocates nothing once the samples are there.
 func TestChargesDoNotAllocate(t *testing.T) {
 	w := Window{11, 1000}
 	var m Meter
 	now := int64(1_700_000_000_000)
-	charge := func() { m.Charge(w, ProducerByteRate, 1000, 500, now); now += 300 }
+	charge := func() {
+		m.Charge(w, 1000, 500, now)
+		m.Take(w, ConsumerByteRate, 1000, 500, true, now)
+		now += 300
+	}
 	for range 100 {
 		charge()
 	}

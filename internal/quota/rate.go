@@ -91,29 +91,35 @@ func milliseconds(ms float64) int64 {
 	return int64(math.Floor(ms + 0.5))
 }
 
-// Bucket is Kafka's token bucket (KIP-599): it fills at the limit, holds what the limit allows in a whole Window, and may be
-// overdrawn by whoever came when something was left. The zero value is a full one.
+// Bucket is Kafka's token bucket (KIP-599): it fills at the limit, up to what it holds, and may be overdrawn by whoever came when
+// something was left. The zero value is a full one.
 type Bucket struct {
 	tokens float64
 	atMs   int64 // when tokens was right; 0 is long ago
 }
 
-func (b *Bucket) fill(w Window, limit float64, nowMs int64) {
-	b.tokens = min(limit*float64(w.SpanMs())/1000, b.tokens+limit*float64(nowMs-b.atMs)/1000)
+func (b *Bucket) fill(holds, limit float64, nowMs int64) {
+	b.tokens = min(holds, b.tokens+limit*float64(nowMs-b.atMs)/1000)
 	b.atMs = nowMs
 }
 
-// take takes an amount, whatever is left.
-func (b *Bucket) take(w Window, limit, amount float64, nowMs int64) {
-	b.fill(w, limit, nowMs)
-	b.tokens = min(limit*float64(w.SpanMs())/1000, b.tokens-amount)
+// take takes an amount, whatever is left. It adds nothing to what is owed beyond owes, or beyond this amount alone: those who do not wait, with a new connection for each
+// request, would make debts for hours, and those who share the account would pay them.
+func (b *Bucket) take(holds, owes, limit, amount float64, nowMs int64) {
+	b.fill(holds, limit, nowMs)
+	b.tokens = min(holds, max(b.tokens-amount, min(b.tokens, -max(owes, amount))))
 }
 
 // overdrawn reports whether more was taken than there was, and how long it takes until that is over.
-func (b *Bucket) overdrawn(w Window, limit float64, nowMs int64) (forMs int64, ok bool) {
-	b.fill(w, limit, nowMs)
+func (b *Bucket) overdrawn(holds, limit float64, nowMs int64) (forMs int64, ok bool) {
+	b.fill(holds, limit, nowMs)
 	if b.tokens >= 0 {
 		return 0, false
 	}
 	return milliseconds(-b.tokens / limit * 1000), true
+}
+
+func (b *Bucket) full(holds, limit float64, nowMs int64) bool {
+	b.fill(holds, limit, nowMs)
+	return b.tokens >= holds
 }

@@ -4,7 +4,8 @@
 // Invariants:
 //  1. Rules never change. New ones share nothing with those they came from that could change.
 //  2. A limit of one key never hides that of another: precedence is asked for each key by itself, as Kafka does.
-//  3. A Meter says to the millisecond what Kafka's sensors say; testdata/kafka.txt holds their answers.
+//  3. A Meter says to the millisecond what Kafka's sensors say, but of bytes, which are taken out of a bucket (docs/adr/0019);
+//     testdata/kafka.txt holds their answers.
 //  4. A Meter that is Forgotten says what a new one would. So meters need to be kept for who was active lately only, not for an hour as in
 //     Kafka, and a name of any length costs no more than a short one.
 //

@@ -47,7 +47,7 @@ func (t *Table) window(k Key) Window {
 // Charge is Meter.Charge for an account.
 func (t *Table) Charge(a *Account, amount float64, nowMs int64) (throttleMs int64) {
 	u := t.of(a, nowMs)
-	throttleMs = u.meter.Charge(t.Rates, a.Key, a.Limit, amount, nowMs)
+	throttleMs = u.meter.Charge(t.Rates, a.Limit, amount, nowMs)
 	u.waits(throttleMs, nowMs)
 	return throttleMs
 }
@@ -58,9 +58,9 @@ func (t *Table) Credit(a *Account, amount float64, nowMs int64) {
 }
 
 // Take is Meter.Take for an account.
-func (t *Table) Take(a *Account, mutations float64, strict bool, nowMs int64) (throttleMs int64, refused bool) {
+func (t *Table) Take(a *Account, amount float64, strict bool, nowMs int64) (throttleMs int64, refused bool) {
 	u := t.of(a, nowMs)
-	throttleMs, refused = u.meter.Take(t.Mutations, a.Limit, mutations, strict, nowMs)
+	throttleMs, refused = u.meter.Take(t.window(a.Key), a.Key, a.Limit, amount, strict, nowMs)
 	u.waits(throttleMs, nowMs)
 	return throttleMs, refused
 }
@@ -103,7 +103,7 @@ func (t *Table) of(a *Account, nowMs int64) *use {
 // sweep drops the meters that are forgotten.
 func (t *Table) sweep(nowMs int64) {
 	for at, u := range t.meters {
-		if u.meter.Forgotten(t.window(at.key), u.account.Limit, nowMs) {
+		if u.meter.Forgotten(t.window(at.key), at.key, u.account.Limit, nowMs) {
 			delete(t.meters, at)
 		}
 	}

@@ -34,18 +34,18 @@ func (b *broker) setQuota(clientID string, limits map[string]float64) {
 	must(b.t, done[0].Err)
 }
 
-// TestJavaProducerIsThrottled: Kafka's producer gets its throttle times, and sends no more than its quota lets it: what a whole window allows at once, and
-// then so much a second.
+// TestJavaProducerIsThrottled: Kafka's producer gets its throttle times, and sends no more than its quota lets it: half a second's worth at once, and then so
+// much a second.
 func TestJavaProducerIsThrottled(t *testing.T) {
 	b := startBroker(t)
 	b.createTopic("t", 1)
-	const limit, records, size = 100_000, 1400, 1000
+	const limit, records, size = 100_000, 600, 1000
 	b.setQuota("perf-producer-client", map[string]float64{"producer_byte_rate": limit}) // the name that the tool gives itself
 	began := time.Now()
 	out := tool(t, b, "producer-perf", "--topic", "t", "--num-records", strconv.Itoa(records), "--record-size", strconv.Itoa(size), "--throughput", "-1", "--print-metrics",
 		"--command-property", "compression.type=none", "--command-property", "batch.size=16384")
 	took := time.Since(began)
-	if sent := float64(records * size); sent > 1.2*limit*(took.Seconds()+11) {
+	if sent := float64(records * size); sent > limit*(took.Seconds()+2) { // a bucket, and what is in flight at the end
 		t.Errorf("%.0f bytes in %v, with %d a second", sent, took, limit)
 	}
 	m := regexp.MustCompile(`produce-throttle-time-max:\{client-id=perf-producer-client\}\s*:\s*([0-9.]+)`).FindStringSubmatch(out)
@@ -92,7 +92,8 @@ func tenants(t *testing.T, kafka bool, measure time.Duration) string {
 	b.createTopic("out", 1)
 	b.createTopic("in", 1)
 	b.createTopic("quiet", 1)
-	fill := b.client(kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(900<<10))
+	// Small batches: the last one of an answer is mostly incomplete, and is paid for and thrown away.
+	fill := b.client(kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(20<<10))
 	value := make([]byte, tenantRecord)
 	rand.New(rand.NewSource(1)).Read(value)
 	ctx := deadline(t, 20*time.Minute)
