@@ -102,7 +102,7 @@ cross: ## build and vet for macOS and Windows too
 connections: ## CONNECTIONS (default 10000) idle connections beside a hundredth of active ones; needs twice as many descriptors
 	@ulimit -n $$(ulimit -Hn); CONNECTIONS=$${CONNECTIONS:-10000} $(GO) test -count=1 -timeout 30m -v -run '^TestConnections$$' ./test/mission/
 
-storm: ## CONNECTIONS (default 20000) that do not authenticate, of eleven kinds: what a producer gets alone and beside them, in turns of STORM_SECONDS (default 5); needs more descriptors than CONNECTIONS
+storm: ## CONNECTIONS (default 20000) that do not authenticate, of thirteen kinds: what a producer gets alone and beside them, in turns of STORM_SECONDS (default 5); needs more descriptors than CONNECTIONS
 	@ulimit -n $$(ulimit -Hn); CONNECTIONS=$${CONNECTIONS:-20000} STORM_SECONDS=$${STORM_SECONDS:-5} $(GO) test -count=1 -timeout 1h -v -run '^TestStorm$$' ./test/mission/
 
 retained: ## processor time of appends and fetches with RETAINED_BYTES (default 1 GiB) in segments of SEGMENT_BYTES (default 1 MiB) behind them

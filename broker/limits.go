@@ -41,6 +41,9 @@ func (b *Broker) limits(c *config.Broker) network.Limits {
 		if n, ok := c.ListenerInt(x.Name, "max.connections"); ok {
 			own.Connections = int(n)
 		}
+		if x.Protocol.TLS() || x.Protocol.SASL() {
+			own.CreationRate = network.StrangerRate()
+		}
 		if n, ok := c.ListenerInt(x.Name, "max.connection.creation.rate"); ok {
 			own.CreationRate = int(n)
 		}

@@ -18,7 +18,7 @@ func networkKeys() []Key {
 		{Name: "listeners", Type: List, Default: "PLAINTEXT://localhost:9092", KafkaDefault: "PLAINTEXT://:9092", Valid: listOf(notEmpty), Importance: High, Dynamic: PerBroker, State: Used,
 			Doc: "Addresses served, as NAME://host:port. No host means every interface; localhost means 127.0.0.1 and ::1; port 0 picks a free one."},
 		{Name: "max.connection.creation.rate", Type: Int, Default: "2147483647", Valid: atLeast(0), Importance: Medium, Dynamic: ClusterWide, State: Used,
-			Doc: "New connections per second that are accepted; further ones wait."},
+			Doc: "New connections per second that are accepted; further ones wait. A listener with TLS or SASL has 1000 for every two processors, if listener.name.NAME.max.connection.creation.rate does not say otherwise."},
 		{Name: "max.connections", Type: Int, Default: "2147483647", Valid: atLeast(0), Importance: Medium, Dynamic: ClusterWide, State: Used,
 			Doc: "Most open connections; further ones wait. For the brokers' own listener, if there are others, the least recently used connection is closed instead."},
 		{Name: "max.connections.per.ip", Type: Int, Default: "2147483647", Valid: atLeast(0), Importance: Medium, Dynamic: ClusterWide, State: Used,

@@ -13,6 +13,8 @@ import (
 //   - memory: his buffers hold what he has sent and not what he has announced, and are charged to a budget of strangers (memory)
 //   - processors: handshakes and requests of strangers run so many at a time as there are processors to spare, first come first served;
 //     who waits for his client meanwhile is none of them
+//   - arrivals: to accept, to start and to close costs processors before there is a turn to wait for, so that a listener accepts no faster than StrangerRate,
+//     if its CreationRate is that; the others are in the kernel's queue, and cost nothing
 //   - time: he waits for his turn as long as he may take for a handshake, and loses it when he is gone by then
 
 // strangerTime is how long a TLS handshake may take, and how long a stranger's request waits for its turn.
@@ -20,6 +22,12 @@ const strangerTime = 30 * time.Second
 
 // strangerSlots is how many may calculate at once: half of the processors belong to who is in already.
 func strangerSlots() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+
+// strangersEach is how many handshakes or authentications a second one processor does, more or less: who is accepted faster only waits for his turn.
+const strangersEach = 1000
+
+// StrangerRate is the CreationRate that a listener whose clients have to prove who they are should have, if nobody has chosen another.
+func StrangerRate() int { return strangersEach * strangerSlots() }
 
 // errCrowded: too many strangers want something at once.
 var errCrowded = errors.New("no turn within 30 seconds: too many connections that are not authenticated")

@@ -58,6 +58,7 @@ const (
 )
 
 // run says "there" when n connections have been made, and goes on until its input ends: with those that hold, or with more of those that come and go.
+// What it has open then ends with the process.
 func (s *storm) run() {
 	end := make(chan struct{})
 	go func() {
@@ -66,40 +67,34 @@ func (s *storm) run() {
 	}()
 	holds := s.kind == "hold" || s.kind == "half"
 	var there sync.Once
-	var workers sync.WaitGroup
 	for range stormWorkers {
-		workers.Go(func() {
+		go func() {
 			for {
 				i := int(s.next.Add(1))
 				if i >= s.n {
 					there.Do(func() { fmt.Println("there", s.bad.Load()) })
 					if holds {
-						<-end
 						return
 					}
-				}
-				select {
-				case <-end:
-					return
-				default:
 				}
 				if s.once(i) != nil {
 					s.bad.Add(1)
 				}
 			}
-		})
+		}()
 	}
-	workers.Wait()
+	<-end
 }
 
 // once is one connection.
 func (s *storm) once(i int) error {
-	d := net.Dialer{Timeout: 30 * time.Second, LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i/stormPorts%200))}}
+	d := net.Dialer{Timeout: 2 * time.Minute, // the broker accepts only so many a second
+		LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, byte(2+i/stormPorts%200))}}
 	nc, err := d.Dial("tcp", s.addr)
 	if err != nil {
 		return err
 	}
-	_ = nc.SetDeadline(time.Now().Add(time.Minute))
+	_ = nc.SetDeadline(time.Now().Add(2 * time.Minute))
 	_ = nc.(*net.TCPConn).SetLinger(0) // no port is left waiting
 	switch s.kind {
 	case "hold": // for as long as the process
@@ -192,7 +187,7 @@ func TestStorm(t *testing.T) {
 		listeners = append(listeners, name+"://"+addrs[name])
 	}
 	login := `org.apache.kafka.common.security.plain.PlainLoginModule required user_alice="alice-pw";`
-	p := newProcess(t, max(patience, 100*long), dir, freeAddr(t), "moldau.tls=auto", "inter.broker.listener.name=PLAINTEXT", "sasl.enabled.mechanisms=PLAIN",
+	p := newProcess(t, max(patience, 600*long), dir, freeAddr(t), "moldau.tls=auto", "inter.broker.listener.name=PLAINTEXT", "sasl.enabled.mechanisms=PLAIN",
 		"listener.name.sasl_plaintext.plain.sasl.jaas.config="+login, "listener.name.sasl_ssl.plain.sasl.jaas.config="+login)
 	p.addr = strings.Join(listeners, ",")
 	p.start()
@@ -201,9 +196,19 @@ func TestStorm(t *testing.T) {
 	must(t, err)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
-	healthy, err := kgo.NewClient(kgo.SeedBrokers(addrs["SASL_SSL"]), kgo.DialTLSConfig(&tls.Config{RootCAs: roots}), kgo.DefaultProduceTopic("t"),
-		kgo.SASL(plain.Auth{User: "alice", Pass: "alice-pw"}.AsMechanism()), kgo.ProducerLinger(0))
-	must(t, err)
+	client := func(listener string) *kgo.Client {
+		opts := []kgo.Opt{kgo.SeedBrokers(addrs[listener]), kgo.DefaultProduceTopic("t"), kgo.ProducerLinger(0)}
+		if strings.HasSuffix(listener, "SSL") {
+			opts = append(opts, kgo.DialTLSConfig(&tls.Config{RootCAs: roots}))
+		}
+		if strings.HasPrefix(listener, "SASL") {
+			opts = append(opts, kgo.SASL(plain.Auth{User: "alice", Pass: "alice-pw"}.AsMechanism()))
+		}
+		c, err := kgo.NewClient(opts...)
+		must(t, err)
+		return c
+	}
+	healthy := client("SASL_SSL")
 	defer healthy.Close()
 	sent := 0
 	send := func(atLeast int, during time.Duration) (l latencies) {
@@ -226,14 +231,14 @@ func TestStorm(t *testing.T) {
 	for _, s := range []struct{ kind, listener string }{
 		{"hold", "SSL"}, {"half", "SSL"}, {"drop", "SSL"}, {"garbage", "SSL"},
 		{"hold", "SASL_PLAINTEXT"}, {"half", "SASL_PLAINTEXT"}, {"drop", "SASL_PLAINTEXT"}, {"garbage", "SASL_PLAINTEXT"}, {"password", "SASL_PLAINTEXT"},
-		{"hold", "SASL_SSL"}, {"password", "SASL_SSL"},
+		{"hold", "SASL_SSL"}, {"drop", "SASL_SSL"}, {"garbage", "SASL_SSL"}, {"password", "SASL_SSL"},
 	} {
 		t.Run(s.kind+" "+s.listener, func(t *testing.T) {
 			rounds := 1
 			if long > 0 {
 				rounds = 3
 			}
-			var alone, beside latencies
+			var alone, beside, came latencies
 			for range rounds {
 				alone = append(alone, send(20, long)...)
 				end := startStorm(t, p, s.kind, addrs[s.listener], strings.HasSuffix(s.listener, "SSL"), n)
@@ -242,6 +247,11 @@ func TestStorm(t *testing.T) {
 					if there := p.metric("process_open_fds") - fds; there > 0 {
 						t.Logf("%d of %d connections were accepted: %d bytes of resident memory each", there, n, (p.metric("process_resident_memory_bytes")-memory)/there)
 					}
+				} else { // who comes in the middle of it gets in
+					newcomer, began := client(s.listener), time.Now()
+					must(t, newcomer.Ping(p.ctx))
+					came = append(came, time.Since(began))
+					newcomer.Close()
 				}
 				end()
 				p.until("all descriptors are back", func() bool { return p.metric("process_open_fds") <= fds })
@@ -250,6 +260,9 @@ func TestStorm(t *testing.T) {
 			if long > 0 {
 				t.Logf("%-8s %-14s alone p50 %v p99 %v, beside the storm p50 %v p99 %v: p99 × %.2f", s.kind, s.listener, alone.at(0.5).Round(10*time.Microsecond), alone.at(0.99).Round(10*time.Microsecond),
 					beside.at(0.5).Round(10*time.Microsecond), beside.at(0.99).Round(10*time.Microsecond), float64(beside.at(0.99))/float64(alone.at(0.99)))
+				if len(came) > 0 {
+					t.Logf("%-8s %-14s who came beside the storm was in after at most %v", s.kind, s.listener, came.at(1).Round(time.Millisecond))
+				}
 			}
 		})
 		if t.Failed() {
