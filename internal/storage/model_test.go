@@ -455,9 +455,9 @@ func (m *model) findRefused(end int64) error {
 		return err
 	}
 	for _, b := range m.refused {
-		if bytes.Equal(b, got) && next == end && b.BaseOffset() >= m.safe {
-			for len(m.batches) > 0 && m.modelEnd() > b.BaseOffset() { // what came in its place, and is lost
-				m.batches = m.batches[:len(m.batches)-1]
+		if bytes.Equal(b, got) && next == end {
+			if last := len(m.batches) - 1; last >= 0 && m.batches[last].BaseOffset() == b.BaseOffset() {
+				m.batches = m.batches[:last] // what came in its place, and is lost
 			}
 			m.batches = append(m.batches, b)
 			return nil
