@@ -44,13 +44,15 @@ func (o *Options) consume(ctx context.Context, t *topic) (*Result, error) {
 		return nil, err
 	}
 	defer run.close()
-	run.start(time.Now())
 	var from, to reading
+	if o.Once { // before anything is read
+		if from, err = o.read(&run.meter); err != nil {
+			return nil, err
+		}
+	}
+	run.start(time.Now())
 	err = run.drive(ctx, func(ctx context.Context) error {
 		if o.Once {
-			if from, err = o.read(&run.meter); err != nil {
-				return err
-			}
 			ended := func() bool { return run.reading.Load() == 0 }
 			if err := o.watch(ctx, &run.meter, "measuring", run.t0, run.t0.Add(o.Duration), ended); err != nil {
 				return err
