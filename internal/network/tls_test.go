@@ -2,15 +2,11 @@ package network
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"flag"
-	"math/big"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -20,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"moldau/internal/wire"
+	"moldau/test/certs"
 )
 
 // overTLS runs the tests of this package that dial by the harness over TLS, but for those that look at sockets themselves.
@@ -27,46 +24,20 @@ var overTLS = flag.Bool("network.tls", false, "dial over TLS")
 
 // testAuthority makes certificates for one test.
 type testAuthority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	ca   *certs.Pair
 	pool *x509.CertPool
 }
 
 func newAuthority(t testing.TB) *testAuthority {
 	t.Helper()
-	a := &testAuthority{pool: x509.NewCertPool()}
-	own := a.issue(t, "a CA")
-	a.cert, a.key = own.Leaf, own.PrivateKey.(*ecdsa.PrivateKey)
-	a.pool.AddCert(a.cert)
-	return a
+	ca := certs.CA(t, "a CA")
+	return &testAuthority{ca, ca.Pool()}
 }
 
-// issue makes a certificate for localhost, the authority's own the first time.
+// issue makes a certificate for localhost.
 func (a *testAuthority) issue(t testing.TB, name string) tls.Certificate {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		BasicConstraintsValid: true, IsCA: a.cert == nil,
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return a.ca.Issue(t, name, time.Hour).TLS()
 }
 
 // withTLS makes a server's listeners TLS listeners.
