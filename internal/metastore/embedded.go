@@ -21,13 +21,14 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // EmbeddedOptions are the settings of an etcd member inside this process.
 type EmbeddedOptions struct {
 	Dir      string        // owned by the store; made if absent
-	Tick     time.Duration // raft's clock, 30 ms by default
-	Election time.Duration // at least five ticks, 230 ms by default
+	Tick     time.Duration // raft's clock, 100 ms by default
+	Election time.Duration // at least five ticks, ten by default
 	Log      *slog.Logger  // warnings and errors of etcd
 	// OnFatal is called once, from a goroutine of etcd's, when the member can no
 	// longer go on (its disk failed or is full). Every later call answers
@@ -119,10 +120,10 @@ func OpenEmbedded(o EmbeddedOptions) (Store, error) {
 
 func (o EmbeddedOptions) withDefaults() EmbeddedOptions {
 	if o.Tick <= 0 {
-		o.Tick = 30 * time.Millisecond
+		o.Tick = 100 * time.Millisecond
 	}
 	if o.Election <= 0 {
-		o.Election = 5 * o.Tick
+		o.Election = 10 * o.Tick
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -208,6 +209,8 @@ func (s *embedded) ready(ctx context.Context) error {
 	if got, want := uint64(s.etcd.Server.Cluster().ID()), clusterID(); got != want {
 		return fmt.Errorf("it belongs to another etcd cluster (%x, not %x)", got, want)
 	}
+	stop := s.electNow(ctx)
+	defer stop()
 	select {
 	case <-s.etcd.Server.ReadyNotify():
 		return nil
@@ -220,6 +223,34 @@ func (s *embedded) ready(ctx context.Context) error {
 	case <-ctx.Done():
 		return errors.New("etcd finds no leader: the directory may be that of a member of a larger cluster")
 	}
+}
+
+// electNow has a lone member elect itself as soon as it can. By itself it waits for one to five ticks, in case another leads, and they
+// were most of a start. It is told what a leader tells its successor, which is how raft is told to wait no longer; one that leads ignores that.
+// The result ends it and waits for its end.
+func (s *embedded) electNow(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		retry := time.NewTicker(time.Millisecond)
+		defer retry.Stop()
+		for srv := s.etcd.Server; srv.Lead() == 0; {
+			// What is committed must be applied first: it says who votes. After kill -9 there may be no member before that.
+			if srv.AppliedIndex() >= srv.CommittedIndex() && len(srv.Cluster().Members()) == 1 {
+				id := uint64(srv.MemberID())
+				if srv.Process(ctx, &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &id, To: &id}) != nil {
+					return // stopped: ready says why
+				}
+			}
+			select {
+			case <-retry.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }
 
 // fail hears from etcd that it cannot go on.

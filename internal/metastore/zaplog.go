@@ -16,6 +16,7 @@ var falseAlarms = [...]string{
 	"simple token is not cryptographically signed",
 	"use of closed network connection",
 	"missing term information",                                       // of a database that has not seen its first entry yet
+	"Please wait till wal snapshot before upgrading cluster",         // of one that was killed before its first
 	"still pending configuration changes to apply",                   // it campaigns again with the next tick
 	"aborting cluster version update; server is stopped",             // closed before the version was written, which the next
 	"failed to update cluster version etcdserver: request cancelled", // start does
