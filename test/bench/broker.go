@@ -30,7 +30,7 @@ const (
 const pageCacheOnly = "log.flush.interval.messages=9223372036854775807"
 
 const (
-	startPatience = 5 * time.Minute // bounds what may hang
+	startPatience = 15 * time.Minute // bounds what may hang; Kafka takes minutes after kill -9 where a disk is slow
 	stopPatience  = 5 * time.Minute
 )
 
