@@ -218,6 +218,7 @@ func (b *Broker) listen() error {
 		IdleTimeout:     c.Millis("connections.max.idle.ms"),
 		SendBuffer:      int(c.Int("socket.send.buffer.bytes")),
 		RecvBuffer:      int(c.Int("socket.receive.buffer.bytes")),
+		GrowRecv:        !c.IsSet("socket.receive.buffer.bytes"),
 		SlowRequest:     c.Millis("moldau.request.slow.ms"),
 		Stalls:          b.stalls,
 	})

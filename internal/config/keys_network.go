@@ -44,7 +44,7 @@ func networkKeys() []Key {
 		{Name: "socket.listen.backlog.size", Type: Int, Default: "50", Valid: atLeast(1), Importance: Medium,
 			Doc: "Connections that may wait to be accepted in Kafka; Moldau takes the system's limit, net.core.somaxconn."},
 		{Name: "socket.receive.buffer.bytes", Type: Int, Default: "102400", Importance: High, State: Used,
-			Doc: "Receive buffer of client connections; -1 leaves it to the system."},
+			Doc: "Receive buffer of client connections; -1 leaves it to the system. Unless it is set, a client that sends requests of more than 256 KiB gets one of 1 MiB."},
 		{Name: "socket.request.max.bytes", Type: Int, Default: "104857600", Valid: atLeast(1), Importance: High, State: Used,
 			Doc: "Largest request that is read; a larger one closes the connection."},
 		{Name: "socket.send.buffer.bytes", Type: Int, Default: "102400", Importance: High, State: Used,

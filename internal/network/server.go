@@ -56,6 +56,7 @@ type Options struct {
 	IdleTimeout   time.Duration   // connections.max.idle.ms, also for a client that takes nothing of a response; 0: never
 	SendBuffer    int             // socket.send.buffer.bytes; 0 or less: the system's
 	RecvBuffer    int             // socket.receive.buffer.bytes; 0 or less: the system's
+	GrowRecv      bool            // a connection's receive buffer is enlarged when its client sends a request that RecvBuffer is small for
 	SlowRequest   time.Duration   // log a request that takes longer than this apart from parking and throttling; 0: off
 	Stalls        *stall.Detector // is told how long requests worked; nil: nobody is
 	PoisonBuffers bool            // overwrite buffers when they are released: for tests, to find a use after that
@@ -80,6 +81,7 @@ type Server struct {
 	quit      chan struct{}  // closed by the first stop
 	wg        sync.WaitGroup // acceptors and readers
 	lastID    atomic.Uint64
+	received  atomic.Int64 // times that something came from a client
 	badFrames logLimit
 	refusals  logLimit
 	slow      logLimit
@@ -181,6 +183,9 @@ func (s *Server) Addrs() []BoundListener {
 	}
 	return out
 }
+
+// Received is how many times something has come from a client. Any goroutine may call it.
+func (s *Server) Received() int64 { return s.received.Load() }
 
 // Close stops accepting and reading, lets started requests finish and leave until drain ends,
 // then closes what is left. It returns when every goroutine has ended: nil, or drain's error
