@@ -46,7 +46,9 @@ func Run(ctx context.Context, o RunOptions) error {
 	if err != nil {
 		return err
 	}
+	rest := keepAwake(b.net.Received)
 	<-ctx.Done()
+	rest()
 	log.Info(fmt.Sprintf("stopping: requests under way are answered, for at most %s; a second signal exits at once", drainTime),
 		"reason", context.Cause(ctx).Error())
 	drain, cancel := context.WithTimeout(context.Background(), drainTime)
