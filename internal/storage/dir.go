@@ -35,7 +35,7 @@ type Options struct {
 	CloseRound       time.Duration // what is open beyond that is closed after one to two rounds without a use; 15 s
 	IndexBytes       int64         // indexes of sealed segments kept in memory; 32 MiB
 	PointBytes       int64         // appended bytes after which a log gets a new point; 16 MiB
-	UnflushedBytes   int64         // appended without a flush policy, in all logs, before a point is made for their sake; 256 MiB
+	UnflushedBytes   int64         // appended without a flush policy, in all logs, before a point is made for their sake; 1 GiB
 	ProducerIDExpiry time.Duration // producer.id.expiration.ms; 24 h
 	PoisonBuffers    bool          // overwrite read buffers when they are released: for tests, to find a use after that
 	JournalBytes     int64         // of each file of the journal; 0: by the size of the volume, negative: no journal
@@ -52,7 +52,7 @@ func (o *Options) defaults() {
 	setDefault(&o.CloseRound, 15*time.Second)
 	setDefault(&o.IndexBytes, 32<<20)
 	setDefault(&o.PointBytes, 16<<20)
-	setDefault(&o.UnflushedBytes, 256<<20)
+	setDefault(&o.UnflushedBytes, 1<<30)
 	setDefault(&o.ProducerIDExpiry, 24*time.Hour)
 	setDefault(&o.PadBytes, padToBytes)
 	setDefault(&o.PadFrom, padFromBytes)
