@@ -33,6 +33,7 @@ const (
 
 // parityProps let the broker's own times for members of the consumer protocol be those that members of the classic protocol bring.
 var parityProps = []string{
+	"group.initial.rebalance.delay.ms=500", // kafka-python hangs when its first assignment is empty and it joins again at once: it knows the topic by then
 	fmt.Sprintf("group.consumer.min.heartbeat.interval.ms=%d", memberHeartbeat.Milliseconds()),
 	fmt.Sprintf("group.consumer.heartbeat.interval.ms=%d", memberHeartbeat.Milliseconds()),
 	fmt.Sprintf("group.consumer.min.session.timeout.ms=%d", paritySession.Milliseconds()),
