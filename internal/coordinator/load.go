@@ -3,7 +3,6 @@ package coordinator
 import (
 	"errors"
 	"fmt"
-	"runtime"
 	"sync"
 	"time"
 
@@ -13,7 +12,8 @@ import (
 
 // loads is the queue of shards that are to be loaded. Workers start on demand and end when it is empty.
 type loads[C shard.Core] struct {
-	mu struct {
+	most int // at once: the work is reading, decoding and folding
+	mu   struct {
 		sync.Mutex // guards the following; a leaf
 		queue      []*runner[C]
 		running    int
@@ -28,9 +28,6 @@ type loaded struct {
 	shards, records int
 }
 
-// maxLoaders bounds the shards that are loaded at once: the work is reading, decoding and folding.
-func maxLoaders() int { return min(2*runtime.GOMAXPROCS(0), 16) }
-
 func (l *loads[C]) add(r *Runtime[C], s *runner[C]) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -38,7 +35,7 @@ func (l *loads[C]) add(r *Runtime[C], s *runner[C]) {
 		return
 	}
 	l.mu.queue = append(l.mu.queue, s)
-	if l.mu.running < maxLoaders() {
+	if l.mu.running < l.most {
 		if l.mu.running == 0 {
 			l.mu.done = loaded{began: time.Now()}
 		}

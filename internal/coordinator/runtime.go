@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"sync"
 	"time"
 	"unicode/utf16"
@@ -69,6 +70,7 @@ func New[C shard.Core](o Options[C]) *Runtime[C] {
 	r := &Runtime[C]{o: o, began: time.Now(), stop: make(chan struct{}), slept: make(chan struct{})}
 	r.mu.shards = map[int32]*runner[C]{}
 	r.mu.adopted = make(chan struct{})
+	r.loads.most = min(2*runtime.GOMAXPROCS(0), 16)
 	r.clock.wake = make(chan struct{}, 1)
 	r.clock.mu.sleeps = math.MaxInt64
 	r.clock.watcher = partition.NewWatcher()

@@ -61,11 +61,11 @@ func (d *Dir) Recover() {
 		return
 	}
 	d.wg.Add(1)
-	go d.startRecovery(todo)
+	go d.startRecovery(todo, 4*runtime.GOMAXPROCS(0)) // reading is waiting, checking is not
 }
 
-// startRecovery opens the logs that are not as a stop left them.
-func (d *Dir) startRecovery(todo []*Held) {
+// startRecovery opens the logs that are not as a stop left them, so many at once.
+func (d *Dir) startRecovery(todo []*Held, atOnce int) {
 	defer d.wg.Done()
 	begun, told := time.Now(), time.Now()
 	if err := d.fs.SyncTree(d.path); err != nil { // protection: sync at the start
@@ -74,7 +74,7 @@ func (d *Dir) startRecovery(todo []*Held) {
 	}
 	d.durable.Store(true) // who opens a log from now on need not sync what he finds
 	var group errgroup.Group
-	group.SetLimit(4 * runtime.GOMAXPROCS(0)) // reading is waiting, checking is not
+	group.SetLimit(atOnce)
 	for _, h := range todo {
 		select {
 		case <-d.stop:
