@@ -920,6 +920,10 @@ func (m *model) closeIdle() error {
 		return fmt.Errorf("S18: a log that was closed is said to have %+v, it has %+v", got, want)
 	}
 	l, err := h.Open()
+	if errors.Is(err, syscall.EIO) {
+		m.note("open a log that was closed, on a disk that fails: %v", err) // who tries later has the log as it was left
+		return fmt.Errorf("%w: %w", ErrOffline, err)
+	}
 	if err != nil {
 		return fmt.Errorf("open a log that was closed: %w", err)
 	}
