@@ -28,13 +28,17 @@ func TestRetentionCostsNothing(t *testing.T) {
 	for i, name := range tailFigures {
 		f, a := few.cost[i]/tailRounds, all.cost[i]/tailRounds
 		t.Logf("%-28s %8.2f each with 5 segments, %8.2f with 500: %.2f times as many", name, f, a, a/f)
-		if i < tailCounts && a > 1.5*f+1 {
+		if i < tailCounts && a > 1.5*f+tailSlack[i] {
 			t.Errorf("%s: %.2f for an append and a fetch with 500 segments, %.2f with 5", name, a, f)
 		}
 	}
 }
 
 var tailFigures = [...]string{"system calls that read", "system calls that write", "allocations", "ms of processor time"}
+
+// tailSlack is for what goes on beside the rounds. To ask for /metrics allocates thousands of times, or a third of that when the collector has not run
+// since the last time; were something done for each segment, it would be hundreds of times in each round.
+var tailSlack = [tailCounts]float64{1, 1, 50}
 
 const (
 	tailCounts = 3 // of the figures, what can be counted
