@@ -20,8 +20,8 @@ const (
 //
 // When nothing runs in a process, the runtime's monitor thread (sysmon) goes to sleep, to be woken by the next system call, and then looks around
 // every 20 µs until nothing runs again. With thousands of requests a second, each of which is done in less than 100 µs, that was half of the
-// processor time of the broker: docs/adr/0020. It does not sleep while a goroutine is in a system call, and finding nothing to do it looks around every 10 ms. So there is one: it sleeps in
-// the kernel instead of in the runtime, on a processor (P) of its own that is added for it. Where all of them are busy the monitor takes this one away as
+// processor time of the broker: docs/adr/0020. It does not sleep while a goroutine is in a system call, and finding nothing to do it looks around
+// every 10 ms. So there is one: it sleeps in the kernel instead of in the runtime, on a processor (P) of its own that is added for it. Where all of them are busy the monitor takes this one away as
 // from any system call. What a call that waits for a disk holds is taken away as late: so there are spare ones for those. Only one in a process, and not
 // where others share the process.
 func keepAwake(received func() int64) (stop func()) {
